@@ -21,11 +21,15 @@ class InputFile(Struct, frozen=True, kw_only=True):
 
 
 class Inputs(Struct, frozen=True, kw_only=True, tag="inputs"):
-    """``model_files`` is empty unless the base model lies in the object store."""
+    """``model_files`` is empty unless the base model lies in the object store, ``adapter_files``
+    unless the job begins with an adapter."""
 
     dataset_url: str | None
     checkpoint_url: str | None
     model_files: tuple[InputFile, ...]
+    adapter_files: tuple[InputFile, ...] = ()
+    validation_url: str | None = None
+    start_from_url: str | None = None
 
 
 class GetUploadUrl(Struct, frozen=True, kw_only=True):

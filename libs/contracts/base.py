@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 JobType = Literal["train", "finetune", "contract"]
 Surface = Literal["runs", "jobs"]
 JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
-DatasetKind = Literal["messages", "prompt_completion", "instruction", "text"]
+DatasetKind = Literal["messages", "prompt_completion", "instruction", "text", "preference"]
 
 MAX_CENTS = 10**12
 Cents = Annotated[int, Meta(ge=0, le=MAX_CENTS)]
@@ -61,12 +61,14 @@ class ModelSource(Struct, frozen=True, kw_only=True):
 
 
 class ModelRef(Struct, frozen=True, kw_only=True):
-    """The base model of a job, as the catalogue had it when the job was submitted."""
+    """The base model of a job, as the catalogue had it when the job was submitted. ``adapter`` is a
+    LoRA adapter of the account's own (peft's format) that the work begins with, on top of it."""
 
     id: UUID
     slug: ShortText
     params: Count
     source: ModelSource
+    adapter: ModelSource | None = None
 
 
 class DatasetRef(Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from libs.contracts.base import (
     Surface,
 )
 from libs.contracts.billing import PaidBy
+from libs.contracts.scheduler import Checkpoint
 from libs.contracts.training import (
     ContractParams,
     FinetuneParams,
@@ -29,7 +30,9 @@ class JobSubmitted(Event, frozen=True, kw_only=True, tag="job.submitted.v1"):
     ``request_sha256`` is the hash of the parameters that an idempotency key is compared by;
     ``tokens_planned`` is what ``price_cents`` was computed from. ``params`` are a fine-tune's
     hyperparameters; those of the two other types have a field of their own. ``balance_after_cents``
-    is the balance as it was when a card is to pay.
+    is the balance as it was when a card is to pay. ``validation`` is a data set that is held out,
+    ``start_from`` a checkpoint of another job, ``recommended`` names the hyperparameters that
+    nobody asked for and that are what the recommendation says.
     """
 
     job_type: JobType
@@ -50,6 +53,9 @@ class JobSubmitted(Event, frozen=True, kw_only=True, tag="job.submitted.v1"):
     train_params: TrainParams | None = None
     contract_params: ContractParams | None = None
     paid_by: PaidBy = "balance"
+    validation: DatasetRef | None = None
+    start_from: Checkpoint | None = None
+    recommended: tuple[ShortText, ...] = ()
 
     @property
     def hyperparams(self) -> Hyperparams:

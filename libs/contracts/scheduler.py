@@ -18,7 +18,7 @@ from libs.contracts.base import (
     ShortText,
     Step,
 )
-from libs.contracts.training import RunResult
+from libs.contracts.results import RunResult
 
 FailureCode = Literal[
     "retries_exhausted",
@@ -87,8 +87,12 @@ class JobTrained(Event, frozen=True, kw_only=True, tag="job.trained.v1"):
 
 
 class JobCompleted(Event, frozen=True, kw_only=True, tag="job.completed.v1"):
+    """Terminal. ``charge_cents`` is the price of the steps that were taken, of a job that stopped
+    early; null: the whole price."""
+
     tokens_processed: Count
     artifacts_expires_at: datetime
+    charge_cents: Cents | None = None
 
 
 class JobFailed(Event, frozen=True, kw_only=True, tag="job.failed.v1"):

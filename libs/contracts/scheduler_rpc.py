@@ -49,6 +49,8 @@ class LeaseGranted(Struct, frozen=True, kw_only=True, tag="granted"):
     traceparent: ShortText | None
     train_params: TrainParams | None = None
     contract_params: ContractParams | None = None
+    validation: DatasetRef | None = None
+    start_from: Checkpoint | None = None
 
 
 class NoWork(Struct, frozen=True, kw_only=True, tag="no_work"):

@@ -5,8 +5,8 @@ from uuid import UUID
 from msgspec import Struct
 
 from libs.contracts.base import ArtifactFile, Count, Epoch, LongText, ShortText, Step
+from libs.contracts.results import RunResult
 from libs.contracts.scheduler import Checkpoint, FailureCode
-from libs.contracts.training import RunResult
 
 
 class Report(Struct, frozen=True, kw_only=True, tag_field="kind"):

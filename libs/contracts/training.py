@@ -1,19 +1,30 @@
-"""Hyperparameters, results and telemetry: what a training script takes and what it gives."""
+"""Hyperparameters and telemetry: what a training script takes, and what it tells under way."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from msgspec import Meta, Struct
 
 from libs.contracts.base import Count, Epoch, JobType, LongText, ShortText, Step
 
+FinetuneMethod = Literal["lora", "full", "dpo"]
+GrowthStrategy = Literal["depth", "width"]
+ContractionStrategy = Literal["depth", "width"]
+
 
 class FinetuneParams(Struct, frozen=True, kw_only=True):
-    """LoRA fine-tuning, every value explicit: the gateway fills in defaults at submission.
+    """Fine-tuning, every value explicit: the gateway fills in defaults at submission.
 
     ``steps`` are optimizer steps; a step sees ``batch_size`` packed rows of ``seq_len`` tokens.
     ``learning_rate`` is the peak of a cosine schedule after ``warmup_ratio`` of the steps.
+
+    ``method``: ``lora`` learns an adapter, ``full`` every weight, ``dpo`` an adapter from
+    preferences (Rafailov et al., 2305.18290) with the inverse temperature ``beta``.
+    ``target_modules`` are the last names of the linear layers that get an adapter (null: all but
+    the output head); ``use_rslora`` scales it by alpha / sqrt(rank) (2312.03732). ``merged_model``
+    also exports the base with the adapter merged in. With ``patience``, training ends after so many
+    evaluations without a lower held-out loss, and the weights of the best one are the result.
     """
 
     steps: Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -29,6 +40,12 @@ class FinetuneParams(Struct, frozen=True, kw_only=True):
     eval_every: Annotated[int, Meta(ge=1, le=1_000_000)] = 100
     checkpoint_every: Annotated[int, Meta(ge=1, le=1_000_000)] = 50
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 17
+    method: FinetuneMethod = "lora"
+    target_modules: tuple[ShortText, ...] | None = None
+    use_rslora: bool = False
+    beta: Annotated[float, Meta(gt=0, le=100)] = 0.1
+    merged_model: bool = False
+    patience: Annotated[int, Meta(ge=1, le=1000)] | None = None
 
     @property
     def planned_steps(self) -> int:
@@ -40,11 +57,15 @@ class FinetuneParams(Struct, frozen=True, kw_only=True):
 
 
 class TrainParams(Struct, frozen=True, kw_only=True):
-    """Growing a model by whole blocks, every value explicit.
+    """Growing a model, every value explicit.
 
     Each of ``cycles`` inserts ``layers_per_cycle`` blocks that change nothing at first, then trains
     what it has inserted for ``steps_per_cycle`` optimizer steps; further ``turns`` go through the
     cycles again without growing. ``learning_rate`` is the peak of a cosine schedule over all steps.
+
+    ``strategy`` ``width`` lets every MLP get wider instead: over the cycles each of its neurons is
+    duplicated once. ``trainable``: ``new_blocks`` learns what has grown and nothing else, ``all``
+    every weight.
     """
 
     turns: Annotated[int, Meta(ge=1, le=100)] = 1
@@ -60,6 +81,8 @@ class TrainParams(Struct, frozen=True, kw_only=True):
     validation_fraction: Annotated[float, Meta(gt=0, le=0.5)] = 0.1
     checkpoint_every: Annotated[int, Meta(ge=1, le=1_000_000)] = 50
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 17
+    strategy: GrowthStrategy = "depth"
+    trainable: Literal["new_blocks", "all"] = "new_blocks"
 
     @property
     def planned_cycles(self) -> int:
@@ -75,11 +98,16 @@ class TrainParams(Struct, frozen=True, kw_only=True):
 
 
 class ContractParams(Struct, frozen=True, kw_only=True):
-    """Shrinking a model by whole blocks, every value explicit.
+    """Shrinking a model, every value explicit.
 
     Of the ``num_layers_to_contract`` blocks that matter least, the share ``contraction_ratio`` is
-    removed. What matters is measured on ``calibration_rows`` texts of ``seq_len`` tokens that the
-    model writes itself; some of them are held out, for its perplexity before and after.
+    removed. What matters is measured on ``calibration_rows`` rows of ``seq_len`` tokens: of the
+    job's data set, or else texts that the model writes itself; some of them are held out, for its
+    perplexity before and after.
+
+    ``strategy`` ``width`` removes the share ``contraction_ratio`` of every MLP's neurons instead,
+    and refits what is left; ``num_layers_to_contract`` then says nothing, as all layers of a plain
+    model are equally wide.
     """
 
     contraction_ratio: Annotated[float, Meta(gt=0, le=1)] = 0.5
@@ -87,10 +115,14 @@ class ContractParams(Struct, frozen=True, kw_only=True):
     calibration_rows: Annotated[int, Meta(ge=1, le=100_000)] = 64
     seq_len: Annotated[int, Meta(ge=16, le=131_072)] = 256
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 17
+    strategy: ContractionStrategy = "depth"
 
     @property
     def planned_steps(self) -> int:
-        """One a block that is removed; at least one, so that progress has an end."""
+        """One a block that is removed, so that progress has an end. Of a width, one at first: the
+        trainer knows how many layers there are."""
+        if self.strategy == "width":
+            return 1
         return max(1, round(self.contraction_ratio * self.num_layers_to_contract))
 
     @property
@@ -115,8 +147,11 @@ def the_one(
 class TrainSpec(Struct, frozen=True, kw_only=True):
     """``spec.json``: everything a training script needs, with local paths.
 
-    ``resume_from`` is an unpacked checkpoint folder or null. ``model_name`` is what the base model
-    is called; null: as its folder.
+    ``resume_from`` is an unpacked checkpoint folder of this very job, or null. ``model_name`` is
+    what the base model is called; null: as its folder. ``adapter_path`` is an adapter's folder
+    (peft's format) that the base model is taken with, ``start_from`` an unpacked checkpoint of
+    another job whose weights this one begins with. ``validation_path`` is a data set to hold out;
+    null: a share of the rows that are trained on.
     """
 
     job_id: UUID
@@ -132,6 +167,9 @@ class TrainSpec(Struct, frozen=True, kw_only=True):
     threads: Annotated[int, Meta(ge=1, le=512)] = 2
     trace_id: ShortText | None = None
     model_name: ShortText | None = None
+    adapter_path: str | None = None
+    start_from: str | None = None
+    validation_path: str | None = None
 
     @property
     def base_name(self) -> str:
@@ -161,64 +199,6 @@ class TrainSpec(Struct, frozen=True, kw_only=True):
         if self.contract_params is None:
             raise ValueError(f"this {self.job_type} job has no contract_params")
         return self.contract_params
-
-
-class ParityReport(Struct, frozen=True, kw_only=True):
-    """The exported artifact, reloaded, against the model in memory, on held-out tokens."""
-
-    max_abs_logit: float
-    mean_kl: float
-    greedy_match: float
-
-
-class GrowthReport(Struct, frozen=True, kw_only=True):
-    """What inserting ``blocks`` blocks did to the logits on held-out tokens: nothing, all zeros.
-
-    ``mean_kl`` is in nats, ``rel_l2`` the norm of the difference over the norm of the logits.
-    """
-
-    blocks: Count
-    mean_kl: float
-    max_abs_logit: float
-    rel_l2: float
-
-
-class Sample(Struct, frozen=True, kw_only=True):
-    """One held-out prompt, answered greedily before and after tuning."""
-
-    prompt: LongText
-    base: LongText
-    tuned: LongText
-
-
-class RunResult(Struct, frozen=True, kw_only=True):
-    """The headline of a finished run. Perplexities are on ``split``; tokens exclude padding.
-
-    ``function_preservation`` is a mean KL divergence in nats: how far the model that training
-    starts from is from its base (0 for LoRA and for new blocks, whose start is exact), and for a
-    contraction, how far the smaller model is from the larger. ``growth`` has more on new blocks.
-    """
-
-    ppl_baseline: float
-    ppl_final: float
-    ppl_delta_pct: float
-    loss_final: float
-    params_before: Count
-    params_after: Count
-    params_delta: int
-    function_preservation: float
-    gpu_seconds: float
-    tokens_processed: Count
-    split: ShortText
-    steps: Step
-    train_loss_final: float
-    rows_truncated: Count
-    tokens_truncated: Count
-    device: ShortText
-    parity: ParityReport | None = None
-    samples: tuple[Sample, ...] = ()
-    lineage: dict[str, str] = {}
-    growth: GrowthReport | None = None
 
 
 class MetricPoint(Struct, frozen=True, kw_only=True):

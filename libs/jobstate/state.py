@@ -21,6 +21,7 @@ from libs.contracts.base import (
 from libs.contracts.billing import PaidBy
 from libs.contracts.events import JobEvent
 from libs.contracts.gateway import JobSubmitted
+from libs.contracts.results import RunResult
 from libs.contracts.scheduler import (
     Checkpoint,
     FailureCode,
@@ -39,7 +40,6 @@ from libs.contracts.training import (
     ContractParams,
     FinetuneParams,
     Hyperparams,
-    RunResult,
     TrainParams,
     the_one,
 )
@@ -97,6 +97,9 @@ class JobState(Struct, frozen=True, kw_only=True):
     failure_message: str | None = None
     extensions: tuple[UUID, ...] = ()
     paid_by: PaidBy = "balance"
+    validation: DatasetRef | None = None
+    start_from: Checkpoint | None = None
+    recommended: tuple[str, ...] = ()
 
     @property
     def hyperparams(self) -> Hyperparams:
@@ -134,6 +137,9 @@ def submitted(
         created_at=at,
         traceparent=traceparent,
         paid_by=event.paid_by,
+        validation=event.validation,
+        start_from=event.start_from,
+        recommended=event.recommended,
     )
 
 
@@ -180,7 +186,9 @@ def fold(state: JobState, event: JobEvent, at: datetime) -> JobState:
                 finished_at=at,
                 artifacts_expires_at=event.artifacts_expires_at,
                 tokens_processed=event.tokens_processed,
-                charge_cents=state.price_cents,
+                charge_cents=(
+                    state.price_cents if event.charge_cents is None else event.charge_cents
+                ),
             )
         case JobFailed():
             return replace(

@@ -11,12 +11,7 @@ from msgspec import Struct
 from libs.contracts.base import DatasetRef, JobType, ModelRef, Surface
 from libs.contracts.billing_rpc import Quote, Reserved
 from libs.contracts.gateway import JobSubmitted
-from libs.contracts.training import (
-    ContractParams,
-    FinetuneParams,
-    Hyperparams,
-    TrainParams,
-)
+from libs.contracts.training import ContractParams, FinetuneParams, Hyperparams, TrainParams
 from services.gateway.catalog import FinetuneDefaults
 
 RUN_EPOCHS = 3  # passes over the data set; where practice starts (OpenAI cookbook)

@@ -7,7 +7,13 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
 
 from libs.contracts.base import JobStatus, JobType, Surface
-from libs.contracts.training import Hyperparams, RunResult
+from libs.contracts.results import RunResult
+from libs.contracts.training import (
+    ContractionStrategy,
+    FinetuneMethod,
+    GrowthStrategy,
+    Hyperparams,
+)
 from libs.jobstate.state import JobState
 
 CENTS = 100
@@ -31,9 +37,17 @@ class JobHyperparams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a job trains with, every default filled in. Only what its type has is there, under the
     names that a submission takes."""
 
+    method: FinetuneMethod | UnsetType = UNSET
+    strategy: GrowthStrategy | ContractionStrategy | UnsetType = UNSET
+    trainable: str | UnsetType = UNSET
     steps: int | UnsetType = UNSET
     lora_rank: int | UnsetType = UNSET
     lora_alpha: float | UnsetType = UNSET
+    target_modules: tuple[str, ...] | None | UnsetType = UNSET
+    use_rslora: bool | UnsetType = UNSET
+    beta: float | UnsetType = UNSET
+    merged_model: bool | UnsetType = UNSET
+    patience: int | None | UnsetType = UNSET
     turns: int | UnsetType = UNSET
     cycles: int | UnsetType = UNSET
     steps_per_cycle: int | UnsetType = UNSET

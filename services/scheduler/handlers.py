@@ -287,6 +287,8 @@ def _grant(state: JobState) -> LeaseGranted:
         params=state.params,
         train_params=state.train_params,
         contract_params=state.contract_params,
+        validation=state.validation,
+        start_from=state.start_from,
         checkpoint=state.checkpoint,
         traceparent=state.traceparent,
     )

@@ -12,7 +12,8 @@ from msgspec import Struct
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from libs.contracts.training import FinetuneParams, GrowthReport, TrainParams
+from libs.contracts.results import GrowthReport
+from libs.contracts.training import FinetuneParams, TrainParams
 from services.trainer.packing import Position
 
 TENSORS = "state.safetensors"
@@ -37,7 +38,8 @@ class Progress(Struct, frozen=True, kw_only=True):
 
     ``gpu_seconds`` and ``tokens_processed`` grow over all attempts. Of a model that grows:
     ``cycle`` cycles are over, and ``blocks`` blocks are in it that its base does not have;
-    ``loss_held_out`` is what the last evaluation said.
+    ``loss_held_out`` is what the last evaluation said. Of a run with patience: ``best_loss`` is
+    the lowest that one said, after ``best_step``, and ``waited`` counts the evaluations since.
     """
 
     identity: Identity
@@ -51,6 +53,9 @@ class Progress(Struct, frozen=True, kw_only=True):
     cycle: int = 0
     blocks: int = 0
     growth: GrowthReport | None = None
+    best_loss: float | None = None
+    best_step: int = 0
+    waited: int = 0
 
 
 class CheckpointError(Exception):

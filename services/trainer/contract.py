@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from libs.contracts.training import ContractParams, RunResult, TrainSpec
+from libs.contracts.results import RunResult
+from libs.contracts.training import ContractParams, TrainSpec
 from services.trainer import export
 from services.trainer.batches import MICRO_TOKENS, logits, make_batch, mean_loss
 from services.trainer.checkpoint import Identity

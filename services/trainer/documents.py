@@ -45,6 +45,10 @@ class Document(NamedTuple):
     labels: NDArray[np.bool_]
 
     @property
+    def size(self) -> int:
+        return len(self.tokens)
+
+    @property
     def label_count(self) -> int:
         """Predicted label tokens; the first token of a document is never predicted."""
         return int(self.labels[1:].sum())

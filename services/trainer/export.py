@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 from transformers import AutoModelForCausalLM
 
-from libs.contracts.training import ParityReport
+from libs.contracts.results import ParityReport
 from services.trainer.documents import Document
 from services.trainer.lora import ADAPTER
 

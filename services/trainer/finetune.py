@@ -7,7 +7,8 @@ import msgspec
 import torch
 from peft import PeftModel
 
-from libs.contracts.training import RunResult, TrainSpec
+from libs.contracts.results import RunResult
+from libs.contracts.training import TrainSpec
 from services.trainer import checkpoint, export
 from services.trainer.checkpoint import Checkpoints, Progress
 from services.trainer.journal import Journal, replace
@@ -41,7 +42,7 @@ def finetune(spec: TrainSpec, journal: Journal, asked_to_stop: Callable[[], bool
         journal.log(f"stopped after step {progress.step} as asked; a checkpoint is kept")
         tell(run, "stopped", progress.step, progress.tokens_processed, now=True)
         return Outcome(None, progress.tokens_processed)
-    result = finish(run, model, progress)
+    result = finish(run, model, learner, progress)
     return Outcome(result, progress.tokens_processed)
 
 
@@ -77,7 +78,7 @@ def begin(run: Run, learner: Learner) -> Progress:
         tell(run, "train", progress.step, progress.tokens_processed, now=True)
         return progress
     tell(run, "eval", 0, 0, now=True)
-    loss, progress = evaluate(run, learner.network, Progress(identity=run.identity))
+    loss, progress = evaluate(run, learner, Progress(identity=run.identity))
     return msgspec.structs.replace(progress, loss_baseline=loss)
 
 
@@ -99,7 +100,7 @@ def train(
         at_end = progress.step == p.steps
         if progress.step % p.eval_every == 0 and not at_end and not stopping:
             tell(run, "eval", progress.step, progress.tokens_processed, now=True)
-            _, progress = evaluate(run, learner.network, progress)
+            _, progress = evaluate(run, learner, progress)
         if (progress.step % p.checkpoint_every == 0 and not at_end) or stopping:
             tensors = checkpoint.optimizer_tensors(learner.params, learner.optimizer)
             checkpoints.save(tensors, progress)
@@ -107,13 +108,13 @@ def train(
     return progress
 
 
-def finish(run: Run, model: PeftModel, progress: Progress) -> RunResult:
+def finish(run: Run, model: PeftModel, learner: Learner, progress: Progress) -> RunResult:
     """Final evaluation, export, parity gate, samples, result."""
     spec = run.spec
     model_dir = Path(spec.out_dir) / "model"
-    network = model.get_base_model()
+    network = learner.network
     tell(run, "eval", progress.step, progress.tokens_processed, now=True)
-    loss, progress = evaluate(run, network, progress)
+    loss, progress = evaluate(run, learner, progress)
     tell(run, "export", progress.step, progress.tokens_processed, now=True)
     ppl_before, ppl_after = perplexity(progress.loss_baseline), perplexity(loss)
     card = export.ADAPTER_CARD.format(

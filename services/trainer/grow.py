@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from libs.contracts.training import GrowthReport, RunResult, TrainParams, TrainSpec
+from libs.contracts.results import GrowthReport, RunResult
+from libs.contracts.training import TrainParams, TrainSpec
 from services.trainer import checkpoint, export
 from services.trainer.checkpoint import Checkpoints, Progress
 from services.trainer.depth import Blocks, arrange, blocks_of, keep, silent_copy
@@ -158,7 +159,7 @@ def begin(run: Run, tower: Tower, learner: Learner) -> Progress:
         tell(run, "train", progress.step, progress.tokens_processed, now=True)
         return progress
     tell(run, "eval", 0, 0, now=True)
-    loss, progress = evaluate(run, tower.model, Progress(identity=run.identity))
+    loss, progress = evaluate(run, learner, Progress(identity=run.identity))
     return msgspec.structs.replace(progress, loss_baseline=loss, loss_held_out=loss)
 
 
@@ -186,7 +187,7 @@ def train(
     stopping = asked_to_stop()
     while progress.cycle < p.planned_cycles and not (stopping and progress.step < run.steps):
         if progress.step == (progress.cycle + 1) * p.steps_per_cycle:
-            progress = end_cycle(run, tower, progress)
+            progress = end_cycle(run, learner, progress)
             continue
         wanted = min((progress.cycle + 1) * p.layers_per_cycle, len(tower.places))
         if progress.blocks < wanted:
@@ -255,9 +256,9 @@ def measure_growth(blocks: int, before: Tensor, after: Tensor) -> GrowthReport:
     )
 
 
-def end_cycle(run: Run, tower: Tower, progress: Progress) -> Progress:
+def end_cycle(run: Run, learner: Learner, progress: Progress) -> Progress:
     tell(run, "eval", progress.step, progress.tokens_processed, now=True)
-    loss, progress = evaluate(run, tower.model, progress, cycle=progress.cycle + 1)
+    loss, progress = evaluate(run, learner, progress, cycle=progress.cycle + 1)
     return msgspec.structs.replace(progress, cycle=progress.cycle + 1, loss_held_out=loss)
 
 

@@ -1,11 +1,21 @@
 """Documents as flat, padding-free batches, in an order that can be resumed. No torch here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 from msgspec import Struct
 
-from services.trainer.documents import Document
+
+class Packable(Protocol):
+    """A row that goes through the model as a whole: one document, or several that belong together.
+    ``size`` is in tokens."""
+
+    @property
+    def size(self) -> int: ...
+
+
+Row = TypeVar("Row", bound=Packable)
 
 
 class Position(Struct, frozen=True):
@@ -22,39 +32,38 @@ def order(count: int, seed: int, epoch: int) -> list[int]:
 
 
 def training_steps(
-    documents: list[Document], budget: int, seed: int, start: Position
-) -> Iterator[tuple[list[Document], Position]]:
+    documents: Sequence[Row], budget: int, seed: int, start: Position
+) -> Iterator[tuple[list[Row], Position]]:
     """Yields, without end, one step's documents and the position after them.
 
-    A step takes documents in order until the next would exceed ``budget`` tokens. No document is
-    longer than the budget, so a step has at least one.
+    A step takes documents in order until the next would exceed ``budget`` tokens, and at least one.
     """
     epoch, cursor = start.epoch, start.cursor
     indices = order(len(documents), seed, epoch)
-    step: list[Document] = []
+    step: list[Row] = []
     used = 0
     while True:
         if cursor == len(indices):
             epoch, cursor = epoch + 1, 0
             indices = order(len(documents), seed, epoch)
         document = documents[indices[cursor]]
-        if used + len(document.tokens) > budget:
+        if step and used + document.size > budget:
             yield step, Position(epoch, cursor)
             step, used = [], 0
         step.append(document)
-        used += len(document.tokens)
+        used += document.size
         cursor += 1
 
 
-def micro_batches(documents: list[Document], max_tokens: int) -> Iterator[list[Document]]:
+def micro_batches(documents: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
     """Cuts a list of documents so that each part has at most ``max_tokens``, or one document."""
-    part: list[Document] = []
+    part: list[Row] = []
     used = 0
     for document in documents:
-        if part and used + len(document.tokens) > max_tokens:
+        if part and used + document.size > max_tokens:
             yield part
             part, used = [], 0
         part.append(document)
-        used += len(document.tokens)
+        used += document.size
     if part:
         yield part

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from libs.contracts.training import ParityReport, Sample
+from libs.contracts.results import ParityReport, Sample
 from services.trainer import export
 from services.trainer.batches import greedy, logits, make_batch
 from services.trainer.run import Run

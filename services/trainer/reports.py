@@ -6,10 +6,10 @@ from typing import TypedDict
 from uuid import UUID
 
 from libs.contracts.base import ArtifactFile
+from libs.contracts.results import RunResult
 from libs.contracts.scheduler import Checkpoint, FailureCode
 from libs.contracts.scheduler_rpc import LeaseGranted
 from libs.contracts.trainer import Checkpointed, Failed, Finished, Started, Stopped
-from libs.contracts.training import RunResult
 from services.trainer.tail import RunState, RunStatus
 
 LONGEST_MESSAGE = 4000  # characters: the contract's LongText

@@ -41,13 +41,23 @@ class Text(Struct, frozen=True):
     text: str
 
 
-Row = Messages | PromptCompletion | Instruction | Text
+class Preference(Struct, frozen=True):
+    """Two answers to one prompt, of which ``chosen`` is the better: after a text, or after the
+    turns of a conversation."""
+
+    prompt: str | tuple[Turn, ...]
+    chosen: str
+    rejected: str
+
+
+Row = Messages | PromptCompletion | Instruction | Text | Preference
 
 SHAPES: dict[DatasetKind, type[Row]] = {
     "messages": Messages,
     "prompt_completion": PromptCompletion,
     "instruction": Instruction,
     "text": Text,
+    "preference": Preference,
 }
 REQUIRED_KEYS: dict[DatasetKind, frozenset[str]] = {
     kind: frozenset(field.name for field in msgspec.structs.fields(shape) if field.required)

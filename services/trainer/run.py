@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import msgspec
 import torch
 
-from libs.contracts.training import FinetuneParams, MetricPoint, RunResult, TrainParams, TrainSpec
+from libs.contracts.results import RunResult
+from libs.contracts.training import FinetuneParams, MetricPoint, TrainParams, TrainSpec
 from services.trainer.checkpoint import Identity
 from services.trainer.documents import (
     Document,

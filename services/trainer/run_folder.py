@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from libs.contracts.base import Count
-from libs.contracts.training import RunResult
+from libs.contracts.results import RunResult
 from services.trainer.tail import RunState, RunStatus
 
 T = TypeVar("T", bound=Struct)

@@ -2,16 +2,16 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import torch
 
-from services.trainer.batches import MICRO_TOKENS, make_batch, mean_loss, summed_loss
+from services.trainer.batches import MICRO_TOKENS
 from services.trainer.checkpoint import Progress
-from services.trainer.documents import Document
-from services.trainer.packing import Position, micro_batches
+from services.trainer.objective import NextToken, Objective
+from services.trainer.packing import Packable, Position, micro_batches
 from services.trainer.run import Run, perplexity, record, spaced, tell
 from services.trainer.schedule import cosine
 
@@ -38,6 +38,7 @@ class Learner(NamedTuple):
     params: dict[str, torch.nn.Parameter]
     optimizer: torch.optim.Optimizer
     rounded: dict[str, torch.nn.Parameter]
+    objective: Objective[Any] = NextToken()
 
 
 def rate(run: Run, step: int) -> float:
@@ -49,7 +50,7 @@ def rate(run: Run, step: int) -> float:
 def take_step(
     run: Run,
     learner: Learner,
-    stream: Iterator[tuple[list[Document], Position]],
+    stream: Iterator[tuple[list[Any], Position]],
     progress: Progress,
     cycle: int = 0,
 ) -> Progress:
@@ -64,7 +65,7 @@ def take_step(
     started = time.perf_counter()
     loss, norm = optimizer_step(run, learner, documents)
     seconds = time.perf_counter() - started
-    tokens = sum(len(d.tokens) for d in documents)
+    tokens = sum(row.size for row in documents)
     progress = msgspec.structs.replace(
         progress,
         step=progress.step + 1,
@@ -92,17 +93,15 @@ def take_step(
     return progress
 
 
-def optimizer_step(run: Run, learner: Learner, documents: list[Document]) -> tuple[float, float]:
-    """One step; gives (mean loss per label token, gradient norm before clipping).
+def optimizer_step(run: Run, learner: Learner, rows: list[Any]) -> tuple[float, float]:
+    """One step; gives (mean loss, gradient norm before clipping).
 
-    The loss is normalised by the labels of the whole step, so that micro-batches do not weigh by
-    their number. The values are read once, after everything is under way.
+    The values are read once, after everything is under way.
     """
-    labels = sum(d.label_count for d in documents)
+    weight = learner.objective.weight(rows)
     total = torch.zeros((), device=run.device)
-    for part in micro_batches(documents, MICRO_TOKENS[run.device.type]):
-        batch = make_batch(part, run.device, run.dtype)
-        loss = summed_loss(learner.network, batch) / labels
+    for part in micro_batches(rows, MICRO_TOKENS[run.device.type]):
+        loss = learner.objective.summed(learner.network, part, run.device, run.dtype) / weight
         torch.autograd.backward(loss)
         gather_gradients(learner)
         total += loss.detach()
@@ -139,14 +138,25 @@ def round_weights(learner: Learner) -> None:
         weight.copy_(learner.params[name])
 
 
-def evaluate(run: Run, network: Any, progress: Progress, cycle: int = 0) -> tuple[float, Progress]:
+@torch.no_grad()
+def mean_loss(run: Run, objective: Objective[Any], network: Any, rows: Sequence[Packable]) -> float:
+    """The objective over ``rows``, a micro-batch at a time."""
+    total = torch.zeros((), dtype=torch.float64, device=run.device)
+    for part in micro_batches(rows, MICRO_TOKENS[run.device.type]):
+        total += objective.summed(network, part, run.device, run.dtype)
+    return total.item() / objective.weight(rows)
+
+
+def evaluate(
+    run: Run, learner: Learner, progress: Progress, cycle: int = 0
+) -> tuple[float, Progress]:
     """Mean loss on the held-out rows; its time is on the account. Raises `DivergedError`."""
     started = time.perf_counter()
-    loss = mean_loss(network, run.split.validation, run.device, run.dtype)
+    loss = mean_loss(run, learner.objective, learner.network, run.split.validation)
     seconds = time.perf_counter() - started
     if not math.isfinite(loss):
         raise DivergedError(f"the held-out loss became {loss}; lower learning_rate")
-    tokens = sum(len(d.tokens) for d in run.split.validation)
+    tokens = sum(row.size for row in run.split.validation)
     record(
         run,
         "eval",

@@ -9,8 +9,9 @@ from msgspec import Struct
 from libs.contracts.base import DatasetRef, Envelope, Event, ModelRef, ModelSource
 from libs.contracts.events import type_of
 from libs.contracts.gateway import JobSubmitted
+from libs.contracts.results import RunResult
 from libs.contracts.scheduler import JobCompleted
-from libs.contracts.training import FinetuneParams, RunResult
+from libs.contracts.training import FinetuneParams
 from libs.eventlog.append import append_in
 from libs.eventlog.connection import Connection
 from libs.eventlog.record import Append, Context, Head, JobRow, records_after

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from libs.contracts.training import MetricPoint, RunResult, TrainSpec
+from libs.contracts.results import RunResult
+from libs.contracts.training import MetricPoint, TrainSpec
 from services.trainer.tail import RunState, RunStatus
 
 TOKENS_A_STEP = 10

@@ -10,11 +10,11 @@ from uuid import UUID
 
 import msgspec
 
+from libs.contracts.results import RunResult
 from libs.contracts.training import (
     ContractParams,
     FinetuneParams,
     MetricPoint,
-    RunResult,
     TrainParams,
     TrainSpec,
 )
