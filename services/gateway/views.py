@@ -43,11 +43,11 @@ class JobHyperparams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     steps: int | UnsetType = UNSET
     lora_rank: int | UnsetType = UNSET
     lora_alpha: float | UnsetType = UNSET
-    target_modules: tuple[str, ...] | None | UnsetType = UNSET
+    target_modules: tuple[str, ...] | UnsetType | None = UNSET
     use_rslora: bool | UnsetType = UNSET
     beta: float | UnsetType = UNSET
     merged_model: bool | UnsetType = UNSET
-    patience: int | None | UnsetType = UNSET
+    patience: int | UnsetType | None = UNSET
     turns: int | UnsetType = UNSET
     cycles: int | UnsetType = UNSET
     steps_per_cycle: int | UnsetType = UNSET

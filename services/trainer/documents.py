@@ -22,6 +22,7 @@ from services.trainer.rows import (
     DatasetError,
     Instruction,
     Messages,
+    Preference,
     PromptCompletion,
     Row,
     Text,
@@ -169,6 +170,8 @@ def render_row(row: Row, tokenizer: Any, specials: list[str]) -> tuple[bool, Ren
             return True, raw(prompt, completion, tokenizer.eos_token, specials)
         case Text(text):
             return True, raw("", text, tokenizer.eos_token, specials)
+        case Preference():
+            raise ChatError("a row with 'chosen' and 'rejected' needs the method dpo")
 
 
 def raw(prompt: str, completion: str, eos: str | None, specials: list[str]) -> Rendered:
