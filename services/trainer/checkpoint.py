@@ -18,6 +18,7 @@ from services.trainer.packing import Position
 
 TENSORS = "state.safetensors"
 PROGRESS = "progress.json"
+PARAM = "param."  # before the names of the weights
 
 # The newest may be in transit to the object store while the next one is written.
 KEEP = 2
@@ -31,6 +32,8 @@ class Identity(Struct, frozen=True):
     model_sha256: str
     dtype: str
     train_params: TrainParams | None = None
+    validation_sha256: str | None = None
+    begins_with_sha256: tuple[str, ...] = ()
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -40,6 +43,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     ``cycle`` cycles are over, and ``blocks`` blocks are in it that its base does not have;
     ``loss_held_out`` is what the last evaluation said. Of a run with patience: ``best_loss`` is
     the lowest that one said, after ``best_step``, and ``waited`` counts the evaluations since.
+    ``answer_loss_baseline`` is ``loss_baseline`` but for preferences, where it is the cross entropy
+    of the chosen answers.
     """
 
     identity: Identity
@@ -53,6 +58,7 @@ class Progress(Struct, frozen=True, kw_only=True):
     cycle: int = 0
     blocks: int = 0
     growth: GrowthReport | None = None
+    answer_loss_baseline: float = 0.0
     best_loss: float | None = None
     best_step: int = 0
     waited: int = 0
@@ -146,7 +152,7 @@ def optimizer_tensors(
     if torch.cuda.is_available():
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
     for name, param in params.items():
-        tensors[f"param.{name}"] = param
+        tensors[PARAM + name] = param
         for key, value in optimizer.state[param].items():
             tensors[f"{key}.{name}"] = value
     return tensors
@@ -163,7 +169,7 @@ def restore(
         torch.cuda.set_rng_state(tensors["rng.cuda"])
     with torch.no_grad():
         for name, param in params.items():
-            param.copy_(tensors[f"param.{name}"])
+            param.copy_(tensors[PARAM + name])
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 # What came just before the checkpoint has not taken a step.
                 if f"{key}.{name}" in tensors:

@@ -257,10 +257,10 @@ def choose(
 
 
 @contextmanager
-def uncut(model: Any, blocks: Blocks, kept: list[int]) -> Iterator[None]:
+def uncut(model: Any, blocks: Blocks, kept: list[int]) -> Iterator[Any]:
     """Within it, the model is what it was before."""
     keep(model, blocks, range(len(blocks.modules)))
-    yield
+    yield model
     keep(model, blocks, kept)
 
 

@@ -2,9 +2,9 @@
 
 import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from jinja2 import TemplateError
@@ -50,25 +50,60 @@ class Document(NamedTuple):
         return len(self.tokens)
 
     @property
+    def fingerprint(self) -> bytes:
+        return self.tokens.tobytes()
+
+    @property
+    def example(self) -> "Document":
+        return self
+
+    @property
     def label_count(self) -> int:
         """Predicted label tokens; the first token of a document is never predicted."""
         return int(self.labels[1:].sum())
 
 
-class Documents(NamedTuple):
+class Answer(NamedTuple):
+    """One answer to a prompt that is a text, or the turns of a conversation: it alone is learnt."""
+
+    prompt: str | tuple[Turn, ...]
+    answer: str
+
+
+class Rows(Protocol):
+    """Documents, or what is made of them. ``size`` is in tokens, ``example`` what can be shown of
+    it, and equal ``fingerprint`` means equal content."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def fingerprint(self) -> bytes: ...
+    @property
+    def example(self) -> Document: ...
+
+
+T = TypeVar("T", bound=Rows)
+
+
+class Documents(NamedTuple, Generic[T]):
     """A data set; ``tokens_truncated`` counts what was cut from ``rows_truncated`` rows."""
 
-    rows: list[Document]
+    rows: list[T]
     rows_truncated: int
     tokens_truncated: int
 
 
-class Split(NamedTuple):
+class Split(NamedTuple, Generic[T]):
     """``name`` says what was held out; every number on it carries that name."""
 
-    train: list[Document]
-    validation: list[Document]
+    train: list[T]
+    validation: list[T]
     name: str
+
+    @property
+    def examples(self) -> list[Document]:
+        """What is held out, as single documents."""
+        return [row.example for row in self.validation]
 
 
 def prepare_tokenizer(tokenizer: Any) -> None:
@@ -77,7 +112,7 @@ def prepare_tokenizer(tokenizer: Any) -> None:
         tokenizer.chat_template = FALLBACK_TEMPLATE
 
 
-def load_documents(path: Path, tokenizer: Any, max_tokens: int) -> Documents:
+def load_documents(path: Path, tokenizer: Any, max_tokens: int) -> Documents[Document]:
     """Reads, renders, tokenises and truncates a data set.
 
     A row that is longer than ``max_tokens`` loses its end; if no label is left, all of it.
@@ -87,7 +122,7 @@ def load_documents(path: Path, tokenizer: Any, max_tokens: int) -> Documents:
     kept: list[Document] = []
     errors: list[str] = []
     rows_truncated = tokens_truncated = 0
-    for document in tokenise(read_rows(path), tokenizer, errors):
+    for document in tokenise(answered(read_rows(path)), tokenizer, errors):
         if document.label_count == 0:
             errors.append(f"line {document.line}: no token to learn from; is the answer empty?")
             continue
@@ -103,12 +138,23 @@ def load_documents(path: Path, tokenizer: Any, max_tokens: int) -> Documents:
     return Documents(kept, rows_truncated, tokens_truncated)
 
 
+def answered(rows: Iterable[tuple[int, Row | Preference]]) -> Iterator[tuple[int, Row]]:
+    """The rows, as long as each has one answer. Raises `DatasetError`."""
+    for line, row in rows:
+        if isinstance(row, Preference):
+            raise DatasetError(
+                f"line {line}: the data set holds preferences, which the method dpo learns from; "
+                "choose it, or give rows with one answer each"
+            )
+        yield line, row
+
+
 def truncate(document: Document, max_tokens: int) -> Document:
     return Document(document.line, document.tokens[:max_tokens], document.labels[:max_tokens])
 
 
 def tokenise(
-    rows: Iterable[tuple[int, Row]], tokenizer: Any, errors: list[str]
+    rows: Iterable[tuple[int, Row | Answer]], tokenizer: Any, errors: list[str]
 ) -> Iterator[Document]:
     """Yields a document a row; a row that cannot be rendered is added to ``errors`` instead."""
     specials = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
@@ -148,7 +194,7 @@ def label(line: int, prefix: list[int], encoded: list[tuple[str, Any]], text: Re
     return Document(line, np.array(tokens, dtype=np.int32), labels)
 
 
-def render_row(row: Row, tokenizer: Any, specials: list[str]) -> tuple[bool, Rendered]:
+def render_row(row: Row | Answer, tokenizer: Any, specials: list[str]) -> tuple[bool, Rendered]:
     """(is raw text rather than a chat, rendered row). An instruction is a one-turn chat."""
 
     def render(messages: list[dict[str, str]], prompt: bool) -> str:
@@ -170,8 +216,12 @@ def render_row(row: Row, tokenizer: Any, specials: list[str]) -> tuple[bool, Ren
             return True, raw(prompt, completion, tokenizer.eos_token, specials)
         case Text(text):
             return True, raw("", text, tokenizer.eos_token, specials)
-        case Preference():
-            raise ChatError("a row with 'chosen' and 'rejected' needs the method dpo")
+        case Answer(str(prompt), answer):
+            return True, raw(prompt, answer, tokenizer.eos_token, specials)
+        case Answer(turns, answer):
+            asked_turns = (*turns, Turn("assistant", answer))
+            rendered = render_conversation(asked_turns, render, specials)
+            return False, rendered._replace(spans=rendered.spans[-1:])
 
 
 def raw(prompt: str, completion: str, eos: str | None, specials: list[str]) -> Rendered:
@@ -191,18 +241,32 @@ def leading_special(tokenizer: Any) -> list[int]:
     return list(with_special[: len(with_special) - len(bare)]) if bare != with_special else []
 
 
-def split(documents: list[Document], fraction: float, seed: int) -> Split:
+def split(rows: list[T], fraction: float, seed: int) -> Split[T]:
     """Holds out ``fraction`` of the rows, at most `MAX_VALIDATION_ROWS`, by ``seed``.
 
-    A training row with the same tokens as a held-out row is dropped, so that the held-out
-    numbers are about rows the model has not seen. Raises `DatasetError` if nothing remains.
+    Raises `DatasetError` if nothing remains to learn from.
     """
-    count = min(max(1, round(len(documents) * fraction)), MAX_VALIDATION_ROWS)
-    chosen = set(random.Random(seed).sample(range(len(documents)), min(count, len(documents))))
-    validation = [documents[i] for i in sorted(chosen)]
-    held_out = {document.tokens.tobytes() for document in validation}
-    train = [d for d in documents if d.tokens.tobytes() not in held_out]
+    count = min(max(1, round(len(rows) * fraction)), MAX_VALIDATION_ROWS)
+    chosen = set(random.Random(seed).sample(range(len(rows)), min(count, len(rows))))
+    share = f"{fraction:.0%} of rows" if count < MAX_VALIDATION_ROWS else f"{count} rows"
+    name = f"validation ({share}, seed {seed})"
+    return unseen(rows, [rows[i] for i in sorted(chosen)], name)
+
+
+def split_by_file(rows: list[T], held_out: Sequence[T]) -> Split[T]:
+    """Holds out the first `MAX_VALIDATION_ROWS` rows of a file of their own.
+
+    Raises `DatasetError` if nothing remains to learn from.
+    """
+    validation = list(held_out[:MAX_VALIDATION_ROWS])
+    return unseen(rows, validation, f"validation (file of {len(held_out)} rows)")
+
+
+def unseen(rows: list[T], validation: list[T], name: str) -> Split[T]:
+    """A training row with the same tokens as a held-out row is dropped, so that the held-out
+    numbers are about rows the model has not seen. Raises `DatasetError` if nothing remains."""
+    held_out = {row.fingerprint for row in validation}
+    train = [row for row in rows if row.fingerprint not in held_out]
     if not train:
         raise DatasetError("after holding out rows to validate on, none is left; add other rows")
-    share = f"{fraction:.0%} of rows" if count < MAX_VALIDATION_ROWS else f"{count} rows"
-    return Split(train, validation, f"validation ({share}, seed {seed})")
+    return Split(train, validation, name)

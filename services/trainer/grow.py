@@ -141,10 +141,10 @@ def stack(tower: Tower) -> None:
 
 
 @contextmanager
-def as_base(tower: Tower) -> Iterator[None]:
+def as_base(tower: Tower) -> Iterator[Any]:
     """Within it, the model is what it was before anything grew."""
     keep(tower.model, tower.base, range(len(tower.base.modules)))
-    yield
+    yield tower.model
     stack(tower)
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from services.trainer import attention
@@ -43,8 +45,11 @@ def load_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
-def load_base(path: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    """A frozen causal language model that attends over packed documents. Raises `ModelError`."""
+def load_base(
+    path: Path, device: torch.device, dtype: torch.dtype, adapter: Path | None = None
+) -> Any:
+    """A frozen causal language model that attends over packed documents, with ``adapter`` (peft's
+    format) merged in. Raises `ModelError`."""
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -56,7 +61,33 @@ def load_base(path: Path, device: torch.device, dtype: torch.dtype) -> Any:
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"the base model in {path.name} cannot be loaded: {error}") from error
-    return model.to(device).requires_grad_(False).eval()
+    model = model.to(device)
+    if adapter is not None:
+        model = merged(model, adapter)
+    return model.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def merged(model: Any, adapter: Path) -> Any:
+    """The model with an adapter in its weights. Raises `ModelError`."""
+    try:
+        tuned = PeftModel.from_pretrained(model, adapter)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"the adapter in {adapter.name} cannot be loaded: {error}") from error
+    return merge(tuned)
+
+
+@torch.no_grad()
+def merge(tuned: PeftModel) -> Any:
+    """A peft model's base with its adapter in its weights: added in fp32, rounded once."""
+    layers: list[Any] = [layer for layer in tuned.modules() if isinstance(layer, Linear)]
+    for layer in layers:
+        weight = layer.base_layer.weight
+        for name in layer.active_adapters:
+            low = layer.lora_B[name].weight.float() @ layer.lora_A[name].weight.float()
+            weight.copy_(weight.float() + layer.scaling[name] * low)
+    whole: Any = tuned
+    return whole.unload()
 
 
 def sha256_of(path: Path) -> str:

@@ -17,7 +17,10 @@ Row = TypeVar("Row", bound=Packable, contravariant=True)
 
 
 class Objective(Protocol[Row]):
-    """A loss over rows of one kind."""
+    """A loss over rows of one kind. ``of_tokens``: it is the cross entropy of one token, whose
+    exponential is the perplexity."""
+
+    of_tokens: bool
 
     def weight(self, rows: Sequence[Row]) -> int:
         """What the summed loss of these rows is divided by."""
@@ -30,6 +33,8 @@ class Objective(Protocol[Row]):
 
 class NextToken:
     """Cross entropy of each label token."""
+
+    of_tokens = True
 
     def weight(self, rows: Sequence[Document]) -> int:
         return sum(row.label_count for row in rows)

@@ -25,13 +25,13 @@ MAX_TEXT = 4000  # of a LongText
 @torch.no_grad()
 def held_out_logits(run: Run, network: Any) -> Tensor:
     """[labels, vocabulary] in fp32, on the first held-out rows."""
-    batch = make_batch(run.split.validation[:PARITY_DOCUMENTS], run.device, run.dtype)
+    batch = make_batch(run.split.examples[:PARITY_DOCUMENTS], run.device, run.dtype)
     return logits(network, batch)[: batch.labels].float()
 
 
 def parity_gate(run: Run, network: Any, reloaded: Any) -> ParityReport:
     """Compares the model in memory with its files, ``reloaded``. Raises `ParityError`."""
-    documents = run.split.validation[:PARITY_DOCUMENTS]
+    documents = run.split.examples[:PARITY_DOCUMENTS]
     trained = held_out_logits(run, network)
     parity = export.compare(trained, export.plain_logits(reloaded, documents, run.device))
     run.journal.log(
@@ -45,7 +45,7 @@ def parity_gate(run: Run, network: Any, reloaded: Any) -> ParityReport:
 def sample_prompts(run: Run) -> list[list[int]]:
     """The beginnings of a few held-out rows: up to the first answer, or half of a plain text."""
     prompts = []
-    for document in run.split.validation[:SAMPLES]:
+    for document in run.split.examples[:SAMPLES]:
         first = int(document.labels.argmax())
         end = first if first > 1 else max(1, len(document.tokens) // 2)
         prompts.append(document.tokens[max(0, end - SAMPLE_PROMPT_TOKENS) : end].tolist())
@@ -53,21 +53,21 @@ def sample_prompts(run: Run) -> list[list[int]]:
 
 
 def side_by_side(
-    run: Run, network: Any, untouched: Callable[[], AbstractContextManager[None]]
+    run: Run, network: Any, untouched: Callable[[], AbstractContextManager[Any]]
 ) -> tuple[Sample, ...]:
-    """What the base and the tuned model say to the sample prompts; in the context ``untouched``
-    gives, ``network`` is the base."""
+    """What the base and the tuned model say to the sample prompts; the context ``untouched`` gives
+    the base."""
     prompts = sample_prompts(run)
 
-    def answers() -> list[str]:
+    def answers(model: Any) -> list[str]:
         stop = run.tokenizer.eos_token_id
-        return text(greedy(network, prompts, SAMPLE_TOKENS, stop, run.device, run.dtype))
+        return text(greedy(model, prompts, SAMPLE_TOKENS, stop, run.device, run.dtype))
 
     def text(rows: list[list[int]]) -> list[str]:
         return [run.tokenizer.decode(row)[:MAX_TEXT] for row in rows]
 
-    tuned = answers()
-    with untouched():
-        base = answers()
+    tuned = answers(network)
+    with untouched() as before:
+        base = answers(before)
     rows = zip(text(prompts), base, tuned, strict=True)
     return tuple(Sample(prompt=asked, base=before, tuned=after) for asked, before, after in rows)

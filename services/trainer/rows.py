@@ -50,9 +50,9 @@ class Preference(Struct, frozen=True):
     rejected: str
 
 
-Row = Messages | PromptCompletion | Instruction | Text | Preference
+Row = Messages | PromptCompletion | Instruction | Text
 
-SHAPES: dict[DatasetKind, type[Row]] = {
+SHAPES: dict[DatasetKind, type[Row | Preference]] = {
     "messages": Messages,
     "prompt_completion": PromptCompletion,
     "instruction": Instruction,
@@ -84,13 +84,13 @@ def detect_kind(line: bytes) -> DatasetKind:
     )
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def read_rows(path: Path) -> Iterator[tuple[int, Row | Preference]]:
     """Yields (line number from 1, row), skipping blank lines.
 
     Raises `DatasetError` at the end if any line was not a row of the file's kind, naming the
     first `MAX_ERRORS_SHOWN` of them.
     """
-    decoder: msgspec.json.Decoder[Row] | None = None
+    decoder: msgspec.json.Decoder[Row | Preference] | None = None
     errors: list[str] = []
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from services.trainer.documents import (
     load_documents,
     prepare_tokenizer,
     split,
+    split_by_file,
 )
 from services.trainer.journal import Journal
 from services.trainer.loading import (
@@ -28,6 +30,7 @@ from services.trainer.loading import (
     load_tokenizer,
     sha256_of,
 )
+from services.trainer.preferences import load_pairs
 from services.trainer.tail import RunState
 
 PREVIEW_CHARACTERS = 500
@@ -42,8 +45,8 @@ class Run(NamedTuple):
     device: torch.device
     dtype: torch.dtype
     tokenizer: Any
-    data: Documents
-    split: Split
+    data: Documents[Any]
+    split: Split[Any]
     identity: Identity
 
     @property
@@ -70,16 +73,20 @@ def prepare(spec: TrainSpec, params: FinetuneParams | TrainParams, journal: Jour
     dataset_path = Path(spec.dataset_path)
     tokenizer = load_tokenizer(model_path)
     prepare_tokenizer(tokenizer)
-    data = load_documents(dataset_path, tokenizer, params.seq_len)
-    parts = split(data.rows, params.validation_fraction, params.seed)
+    data, parts = load_rows(spec, params, dataset_path, tokenizer)
+    begins_with = [folder for folder in (spec.adapter_path, spec.start_from) if folder]
     identity = Identity(
         params=spec.params,
         train_params=spec.train_params,
         dataset_sha256=sha256_of(dataset_path),
         model_sha256=msgspec.json.encode(model_files(model_path)).decode(),
         dtype=dtype_name(dtype),
+        validation_sha256=sha256_of(Path(spec.validation_path)) if spec.validation_path else None,
+        begins_with_sha256=tuple(
+            digest for folder in begins_with for digest in model_files(Path(folder)).values()
+        ),
     )
-    tokens = sum(len(d.tokens) for d in parts.train)
+    tokens = sum(row.size for row in parts.train)
     journal.log(
         f"data: {len(parts.train)} rows to train on ({spaced(tokens)} tokens), "
         f"{len(parts.validation)} held out as {parts.name}"
@@ -89,9 +96,23 @@ def prepare(spec: TrainSpec, params: FinetuneParams | TrainParams, journal: Jour
             f"truncated: {data.rows_truncated} rows longer than {params.seq_len} tokens "
             f"lost {spaced(data.tokens_truncated)} tokens; raise seq_len to keep them"
         )
-    journal.log(f"trained on what stands in brackets: {preview(parts.train[0], tokenizer)}")
+    first = parts.train[0].example
+    journal.log(f"trained on what stands in brackets: {preview(first, tokenizer)}")
     steps = params.planned_steps
     return Run(spec, steps, journal, device, dtype, tokenizer, data, parts, identity)
+
+
+def load_rows(
+    spec: TrainSpec, params: FinetuneParams | TrainParams, path: Path, tokenizer: Any
+) -> tuple[Documents[Any], Split[Any]]:
+    """The data set, and what of it is held out. Raises `DatasetError`."""
+    pairs = isinstance(params, FinetuneParams) and params.method == "dpo"
+    load: Callable[..., Documents[Any]] = load_pairs if pairs else load_documents
+    data = load(path, tokenizer, params.seq_len)
+    if spec.validation_path is None:
+        return data, split(data.rows, params.validation_fraction, params.seed)
+    held_out = load(Path(spec.validation_path), tokenizer, params.seq_len)
+    return data, split_by_file(data.rows, held_out.rows)
 
 
 def check_window(model: Any, seq_len: int) -> None:
@@ -146,11 +167,26 @@ def lineage(run: Run) -> dict[str, str]:
     return {
         **({"dataset_sha256": dataset} if dataset else {}),
         **{f"base_model/{name}": digest for name, digest in files.items()},
+        **begun_with(run.spec),
         "trainer_sha256": sources_sha256(),
         "seed": str(run.spec.hyperparams.seed),
         "precision": run.identity.dtype,
         **{name: version(name) for name in ("torch", "transformers", "peft", "tokenizers")},
     }
+
+
+def begun_with(spec: TrainSpec) -> dict[str, str]:
+    """What else went in, and what did not stand in the data set."""
+    named = {"adapter": spec.adapter_path, "checkpoint": spec.start_from}
+    hashes = {
+        f"{what}/{name}": digest
+        for what, folder in named.items()
+        if folder
+        for name, digest in model_files(Path(folder)).items()
+    }
+    if spec.validation_path:
+        hashes["validation_sha256"] = sha256_of(Path(spec.validation_path))
+    return hashes
 
 
 def model_files(path: Path) -> dict[str, str]:

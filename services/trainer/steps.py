@@ -167,8 +167,8 @@ def evaluate(
         throughput=tokens / seconds,
     )
     run.journal.log(
-        f"eval at step {progress.step}/{run.steps} · {run.split.name} · loss {loss:.3f} · "
-        f"perplexity {perplexity(loss):.2f}"
+        f"eval at step {progress.step}/{run.steps} · {run.split.name} · loss {loss:.3f}"
+        + (f" · perplexity {perplexity(loss):.2f}" if learner.objective.of_tokens else "")
     )
     if progress.step and min(loss, progress.train_loss) > progress.loss_baseline + DIVERGED_NATS:
         raise DivergedError(
