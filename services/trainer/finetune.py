@@ -135,7 +135,8 @@ def start_from(
             "model, method, lora_rank and target_modules as the job that wrote it"
         )
     put(found, params)
-    put(params, rounded)
+    if rounded:
+        put(params, rounded)
 
 
 def objective(run: Run, network: Any) -> Objective[Any]:
