@@ -151,7 +151,8 @@ class TrainSpec(Struct, frozen=True, kw_only=True):
     what the base model is called; null: as its folder. ``adapter_path`` is an adapter's folder
     (peft's format) that the base model is taken with, ``start_from`` an unpacked checkpoint of
     another job whose weights this one begins with. ``validation_path`` is a data set to hold out;
-    null: a share of the rows that are trained on.
+    null: a share of the rows that are trained on. ``precision`` ``auto`` is bf16 where the hardware
+    is made for it; a resumed run goes on in that in which it began.
     """
 
     job_id: UUID
@@ -164,6 +165,7 @@ class TrainSpec(Struct, frozen=True, kw_only=True):
     contract_params: ContractParams | None = None
     resume_from: str | None = None
     device: str = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     threads: Annotated[int, Meta(ge=1, le=512)] = 2
     trace_id: ShortText | None = None
     model_name: ShortText | None = None

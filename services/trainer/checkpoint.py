@@ -136,10 +136,10 @@ def read(path: Path, identity: Identity) -> tuple[dict[str, Tensor], Progress]:
     return tensors, progress
 
 
-def step_of(path: Path) -> int | None:
-    """The step of a checkpoint; None if there is none to be read, which `read` will explain."""
+def progress_of(path: Path) -> Progress | None:
+    """How far a checkpoint is; None if there is none to be read, which `read` will explain."""
     try:
-        return msgspec.json.decode((path / PROGRESS).read_bytes(), type=Progress).step
+        return msgspec.json.decode((path / PROGRESS).read_bytes(), type=Progress)
     except (OSError, msgspec.MsgspecError):
         return None
 

@@ -102,7 +102,7 @@ def contract(spec: TrainSpec, journal: Journal, asked_to_stop: Callable[[], bool
 def prepare(spec: TrainSpec, journal: Journal) -> tuple[Any, Run, Blocks, Cut]:
     """The model and how it will be cut; the texts come later."""
     device = choose_device(spec.device)
-    dtype = choose_dtype(device)
+    dtype = choose_dtype(device, spec.precision)
     path = Path(spec.model_path)
     tokenizer = load_tokenizer(path)
     model = load_base(path, device, dtype)

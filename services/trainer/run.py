@@ -12,7 +12,7 @@ import torch
 
 from libs.contracts.results import RunResult
 from libs.contracts.training import FinetuneParams, MetricPoint, TrainParams, TrainSpec
-from services.trainer.checkpoint import Identity
+from services.trainer.checkpoint import Identity, progress_of
 from services.trainer.documents import (
     Document,
     Documents,
@@ -66,7 +66,7 @@ def prepare(spec: TrainSpec, params: FinetuneParams | TrainParams, journal: Jour
     """Device, tokenizer and data; nothing that takes the model. Raises `DatasetError`,
     `ModelError`."""
     device = choose_device(spec.device)
-    dtype = choose_dtype(device)
+    dtype = precision(spec, device)
     model_path = Path(spec.model_path)
     if spec.dataset_path is None:
         raise ValueError(f"a {spec.job_type} job needs dataset_path")
@@ -100,6 +100,15 @@ def prepare(spec: TrainSpec, params: FinetuneParams | TrainParams, journal: Jour
     journal.log(f"trained on what stands in brackets: {preview(first, tokenizer)}")
     steps = params.planned_steps
     return Run(spec, steps, journal, device, dtype, tokenizer, data, parts, identity)
+
+
+def precision(spec: TrainSpec, device: torch.device) -> torch.dtype:
+    """As asked for; of a run that goes on, as it began, whatever this machine is fast at."""
+    begun = progress_of(Path(spec.resume_from)) if spec.resume_from else None
+    if begun is None:
+        return choose_dtype(device, spec.precision)
+    dtype: torch.dtype = getattr(torch, begun.identity.dtype)
+    return dtype
 
 
 def load_rows(

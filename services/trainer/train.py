@@ -20,7 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from libs.contracts.scheduler import FailureCode
 from libs.contracts.training import TrainSpec
-from services.trainer.checkpoint import CheckpointError, step_of
+from services.trainer.checkpoint import CheckpointError, progress_of
 from services.trainer.contract import contract
 from services.trainer.export import ParityError
 from services.trainer.finetune import finetune
@@ -55,8 +55,8 @@ def run(spec: TrainSpec) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
     settle(spec.threads)
     out_dir = Path(spec.out_dir)
-    resumed = step_of(Path(spec.resume_from)) if spec.resume_from else None
-    journal = Journal(out_dir, lambda: datetime.now(UTC), resumed)
+    resumed = progress_of(Path(spec.resume_from)) if spec.resume_from else None
+    journal = Journal(out_dir, lambda: datetime.now(UTC), resumed.step if resumed else None)
     try:
         outcome = do(spec, journal, lambda: bool(stop))
         status = RunStatus(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from safetensors.torch import load_file
 
 from services.trainer import checkpoint
@@ -119,6 +120,24 @@ def test_killed_at_any_step_and_resumed_the_run_is_the_unbroken_one(
     same = ("ppl_baseline", "ppl_final", "loss_final", "tokens_processed", "samples", "lineage")
     ours, unbroken_result = result(tmp_path), result(unbroken)
     assert [getattr(ours, f) for f in same] == [getattr(unbroken_result, f) for f in same]
+
+
+def test_a_run_goes_on_in_its_precision_on_a_machine_that_would_choose_another(
+    tiny_model: Path, dataset: Path, tmp_path: Path
+) -> None:
+    """As after a change of machine: the second attempt's choice would be the other one."""
+    whole = replace(spec(tiny_model, dataset, tmp_path / "whole"), precision="fp32")
+    assert train(whole) == 0
+    job = replace(whole, out_dir=str(tmp_path / "moved"))
+    process = start(job)
+    kept = tmp_path / "moved" / "checkpoints"
+    wait_until(lambda: bool(checkpoint.complete(kept)))
+    process.kill()
+    process.join()
+    newest = str(checkpoint.complete(kept)[-1])
+    assert train(replace(job, resume_from=newest, precision="bf16")) == 0
+    assert curve(tmp_path / "moved") == curve(tmp_path / "whole")
+    assert result(tmp_path / "moved").lineage["precision"] == "float32"
 
 
 def test_sigterm_ends_a_run_with_a_checkpoint_to_go_on_from(
