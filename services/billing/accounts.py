@@ -30,12 +30,16 @@ SELECT coalesce(a.subscription, 'none') AS subscription,
        coalesce(a.has_card, false) AS has_card, a.portal_url, a.customer_id, a.payment_method_id
 FROM (VALUES ($1::uuid)) AS w (id) LEFT JOIN billing.account a ON a.account_id = w.id
 """
+# Whoever saves another card waits until what was decided with this one is committed.
+CARD_SQL = """
+SELECT customer_id, payment_method_id FROM billing.account WHERE account_id = $1 FOR SHARE
+"""
+TERMS_SQL = """
+INSERT INTO billing.account (account_id, credit_limit_cents) VALUES ($1, $2)
+ON CONFLICT (account_id) DO UPDATE SET credit_limit_cents = excluded.credit_limit_cents
+"""
 CREDIT_SQL = """
-WITH terms AS (
-    INSERT INTO billing.account (account_id, credit_limit_cents) VALUES ($1, $2)
-    ON CONFLICT (account_id) DO UPDATE SET credit_limit_cents = excluded.credit_limit_cents
-)
-INSERT INTO billing.balance (ledger_account, amount_cents, credit_cents) VALUES ($3, 0, $2)
+INSERT INTO billing.balance (ledger_account, amount_cents, credit_cents) VALUES ($1, 0, $2)
 ON CONFLICT (ledger_account) DO UPDATE SET credit_cents = excluded.credit_cents
 """
 
@@ -64,6 +68,18 @@ async def load_account(connection: Connection, account_id: UUID) -> Account:
     return Account(**row)
 
 
+async def hold_card(connection: Connection, account_id: UUID) -> SavedCard | None:
+    """The saved card, which stays so until the caller's transaction ends: another one that is saved
+    meanwhile finds what was decided with this one (`charges.card_changed`), so none is missed.
+
+    It is locked before balances are, everywhere.
+    """
+    row = await connection.fetchrow(CARD_SQL, account_id)
+    if row is None or row["customer_id"] is None or row["payment_method_id"] is None:
+        return None
+    return SavedCard(**row)
+
+
 async def get_account(billing: Billing, request: GetAccount) -> AccountState:
     async with billing.pool.acquire() as connection:
         account = await load_account(connection, request.account_id)
@@ -79,7 +95,9 @@ async def get_account(billing: Billing, request: GetAccount) -> AccountState:
 async def set_credit(connection: Connection, account_id: UUID, limit_cents: Cents) -> None:
     """How far below zero the balance may go. Raises ledger.Overdrawn when it is lower already."""
     try:
-        await connection.execute(CREDIT_SQL, account_id, limit_cents, ledger.available(account_id))
+        async with connection.transaction():
+            await connection.execute(TERMS_SQL, account_id, limit_cents)
+            await connection.execute(CREDIT_SQL, ledger.available(account_id), limit_cents)
     except asyncpg.CheckViolationError as error:
         raise ledger.Overdrawn("credit limit") from error
 

@@ -5,7 +5,7 @@ dies in between, it is asked again word for word under the same key until its ou
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -14,15 +14,22 @@ from msgspec import Struct
 
 from libs.contracts.base import Cents
 from libs.contracts.billing import PaymentChargeStarted, PaymentEvent, PaymentRefundFailed
-from services.billing.accounts import load_account
+from services.billing.accounts import hold_card
 from services.billing.decisions import (
+    SavedCard,
+    decide_answer,
     decide_charge,
     decide_new_card,
-    decide_outcome,
     decide_refunded,
 )
 from services.billing.model import Payment, Refund
-from services.billing.payments import Billing, Owner, change, load_payment
+from services.billing.payments import (
+    Billing,
+    Owner,
+    change,
+    change_knowing,
+    load_payment,
+)
 from services.billing.provider import (
     ActionRequired,
     Charge,
@@ -118,11 +125,9 @@ async def _advance(billing: Billing, provider: PaymentProvider, owner: Owner) ->
 
 async def advance(billing: Billing, provider: PaymentProvider, owner: Owner) -> None:
     """Take one payment as far as it goes now. Raises ProviderUnavailable or ProviderRefused."""
-    async with billing.pool.acquire() as connection:
-        card = (await load_account(connection, owner.account_id)).card
     now = billing.now()
-    payment = await change(
-        billing, owner, lambda p: _some(decide_charge(p, card, owner.job_id, now))
+    payment = await _change_by_card(
+        billing, owner, lambda p, card: _some(decide_charge(p, card, owner.job_id, now))
     )
     step = next_step(payment, now)
     if step.charge is not None:
@@ -217,23 +222,38 @@ async def _movement(
 async def record(
     billing: Billing, owner: Owner, attempt: int, outcome: Charged | Declined | ActionRequired
 ) -> Payment:
-    """Keep what the provider said of an attempt, once."""
+    """Keep what the provider said of an attempt, once; another card that was saved since the
+    attempt began is due then."""
     now = billing.now()
-    return await change(billing, owner, lambda p: _some(decide_outcome(p, attempt, outcome, now)))
+    return await _change_by_card(
+        billing,
+        owner,
+        lambda p, card: decide_answer(p, attempt, outcome, card, owner.job_id, now),
+    )
 
 
 async def card_changed(billing: Billing, account_id: UUID) -> None:
     """A card was saved: what is overdue is tried with it at once. Call it after the card's commit;
     repeated for the same card, it does nothing."""
-    async with billing.pool.acquire() as connection:
-        card = (await load_account(connection, account_id)).card
-        rows = await connection.fetch(OVERDUE_SQL, account_id)
-    if card is None:
-        return
-    for row in rows:
-        owner = Owner(row["job_id"], account_id)
-        await change(billing, owner, lambda p, o=owner: _some(decide_new_card(p, card, o.job_id)))  # type: ignore[misc]
-        await billing.pool.execute(DONE_SQL, owner.job_id)
+    for row in await billing.pool.fetch(OVERDUE_SQL, account_id):
+        await _try_new_card(billing, Owner(row["job_id"], account_id))
+
+
+async def _try_new_card(billing: Billing, owner: Owner) -> None:
+    await _change_by_card(
+        billing, owner, lambda p, card: _some(decide_new_card(p, card, owner.job_id))
+    )
+    await billing.pool.execute(DONE_SQL, owner.job_id)
+
+
+async def _change_by_card(
+    billing: Billing,
+    owner: Owner,
+    decide: Callable[[Payment, SavedCard | None], Sequence[PaymentEvent]],
+) -> Payment:
+    return await change_knowing(
+        billing, owner, lambda connection: hold_card(connection, owner.account_id), decide
+    )
 
 
 async def payment_changed(billing: Billing, job_id: UUID, account_id: UUID) -> None:
@@ -247,7 +267,9 @@ async def payment_changed(billing: Billing, job_id: UUID, account_id: UUID) -> N
         return
     if payment.status == "action_required":
         outcome = await billing.provider.payment(payment.waiting.payment_id)
-        await record(billing, Owner(job_id, account_id), payment.charge.attempt, outcome)
+        payment = await record(billing, Owner(job_id, account_id), payment.charge.attempt, outcome)
+        if payment.due_at <= billing.now():
+            await billing.pool.execute(DONE_SQL, job_id)  # at once, whatever it waited for before
 
 
 def _some(event: PaymentEvent | None) -> Sequence[PaymentEvent]:

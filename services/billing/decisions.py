@@ -26,7 +26,7 @@ from libs.contracts.billing import (
     PaymentVoided,
     PaymentWaived,
 )
-from services.billing.model import NO_JOB, Payment
+from services.billing.model import NO_JOB, Payment, fold
 from services.billing.provider import ActionRequired, Charged, Declined
 
 RETRY_AFTER = (
@@ -119,10 +119,11 @@ def decide_charge(
     return _attempt(payment, card, job_id)
 
 
-def decide_new_card(payment: Payment, card: SavedCard, job_id: UUID) -> PaymentEvent | None:
+def decide_new_card(payment: Payment, card: SavedCard | None, job_id: UUID) -> PaymentEvent | None:
     """An overdue charge is tried at once with a card that it was not tried with."""
-    tried = payment.charge.payment_method_id if payment.charge else None
-    if payment.status not in ("declined", "action_required") or tried == card.payment_method_id:
+    if card is None or payment.status not in ("declined", "action_required"):
+        return None
+    if payment.charge is not None and payment.charge.payment_method_id == card.payment_method_id:
         return None
     return _attempt(payment, card, job_id)
 
@@ -175,6 +176,23 @@ def decide_outcome(
             )
         case _:
             assert_never(outcome)
+
+
+def decide_answer(
+    payment: Payment,
+    attempt: int,
+    outcome: Charged | Declined | ActionRequired,
+    card: SavedCard | None,
+    job_id: UUID,
+    now: datetime,
+) -> Sequence[PaymentEvent]:
+    """The outcome of an attempt, and the next one when its owner has saved another card since the
+    question was asked: nobody would come back for that card."""
+    said = decide_outcome(payment, attempt, outcome, now)
+    if said is None:
+        return []
+    following = decide_new_card(fold(payment, said, now), card, job_id)
+    return [said] if following is None else [said, following]
 
 
 def _retry_at(payment: Payment, now: datetime) -> datetime | None:

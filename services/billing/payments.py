@@ -1,7 +1,8 @@
 """The streams ``payment:<job id>``: loaded, decided on, and written with all that follows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from typing import TypeVar
 from uuid import UUID
 
 from msgspec import Struct
@@ -25,6 +26,8 @@ from services.billing import ledger
 from services.billing.model import Payment, fold
 from services.billing.pricing import Prices
 from services.billing.provider import PaymentProvider
+
+Known = TypeVar("Known")
 
 TRIES = 5  # a version conflict means another handler of this job was faster; it ends quickly
 
@@ -145,11 +148,26 @@ async def change(
 ) -> Payment:
     """Load, decide, append, in one transaction; again when somebody else was faster. The payment
     as it is then. Raises ledger.Overdrawn."""
+
+    async def nothing_else(_: Connection) -> None:
+        return None
+
+    return await change_knowing(billing, owner, nothing_else, lambda p, _: decide(p))
+
+
+async def change_knowing(
+    billing: Billing,
+    owner: Owner,
+    know: Callable[[Connection], Awaitable[Known]],
+    decide: Callable[[Payment, Known], Sequence[PaymentEvent]],
+) -> Payment:
+    """`change`, where the decision needs to know more: it is read first, in the transaction."""
     for _ in range(TRIES):
         try:
             async with billing.pool.acquire() as connection, connection.transaction():
+                known = await know(connection)
                 head, payment = await load_payment(connection, owner.job_id)
-                events = decide(payment)
+                events = decide(payment, known)
                 payment = await write(connection, owner, head, payment, events, context_of(billing))
         except VersionConflict:
             continue

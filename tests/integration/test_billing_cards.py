@@ -454,6 +454,41 @@ async def test_a_new_card_never_pays_what_was_approved_meanwhile(
     assert (await house.paused(), house.provider.cents_of(job_id)) == (None, PRICE)
 
 
+@pytest.mark.parametrize("old_card", ["decline", "final", "action"])
+async def test_a_card_saved_while_the_provider_was_away_is_tried_when_the_old_one_has_failed(
+    house: House, old_card: str
+) -> None:
+    """The question with the old card is recorded, and has an outcome before another is asked."""
+    await house.save_card("pm_old", old_card)
+    job_id = await house.submit()
+    await house.complete(job_id)
+    house.provider.unavailable = 1
+    await charges.work(house.billing)
+    await house.save_card("pm_new")
+    await house.later(MINUTE)
+    assert await house.paused() is not None  # the old card's outcome
+    await charges.work(house.billing)
+    assert (await house.paused(), house.provider.cents_of(job_id)) == (None, PRICE)
+    asked = [call.payment_method_id for call in house.provider.calls]
+    assert asked == ["pm_old", "pm_old", "pm_new"]
+    house.provider.approve(f"pi_{job_id}:1")  # too late: it was given up before
+    assert house.provider.cents_of(job_id) == PRICE
+
+
+async def test_a_card_that_is_being_saved_is_waited_for(house: House) -> None:
+    """Else its owner's news finds nothing overdue, and a decline comes after it for ever."""
+    job_id = await house.submit()
+    await house.billing.pool.execute("UPDATE billing.account SET payment_method_id = NULL")
+    await house.complete(job_id)
+    async with house.billing.pool.acquire() as saving, saving.transaction():
+        await saving.execute("UPDATE billing.account SET payment_method_id = 'pm_2'")
+        working = asyncio.create_task(charges.work(house.billing))
+        done, _ = await asyncio.wait([working], timeout=0.2)
+        assert not done
+    await working
+    assert (await house.paused(), house.provider.cents_of(job_id)) == (None, PRICE)
+
+
 async def test_a_refund_goes_back_to_the_card_once_and_never_exceeds_the_charge(
     house: House,
 ) -> None:
