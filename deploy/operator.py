@@ -1,9 +1,12 @@
-"""How the operator's commands reach an installation."""
+"""How the operator's commands reach an installation, and what they have in common."""
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
+from cyclopts.validators import Number
 from msgspec import Struct
 
 from deploy.local.program import StackError
@@ -11,6 +14,16 @@ from deploy.local.services import ROOT
 from deploy.local.state import Secrets, admin_dsn, load
 from libs.eventlog.connection import Connection, connect
 from services.gateway.access.limits import Limits, LimitsError, read_limits
+
+HERE = Path(".tuneyard")
+Data = Annotated[Path, Parameter(name="--data", help="Folder of the local stack.")]
+Days = Annotated[int, Parameter(validator=Number(gte=1, lte=3_653))]
+
+
+def say(line: str) -> None:
+    """Print at once; a reader that went away must not end what is running."""
+    with suppress(BrokenPipeError):
+        print(line, flush=True)
 
 
 class Installation(Struct, frozen=True, kw_only=True):

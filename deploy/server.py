@@ -4,9 +4,7 @@ import asyncio
 import os
 import secrets
 import sys
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Annotated
 from uuid import UUID, uuid4
 
@@ -14,31 +12,22 @@ import asyncpg
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
+from deploy import money
 from deploy.local.issuer import id_token
 from deploy.local.program import StackError
 from deploy.local.services import command
 from deploy.local.state import issuer_url
-from deploy.operator import connected, installation
+from deploy.operator import HERE, Data, Days, connected, installation, say
 from deploy.rebuild import rebuild_all, verify_log
-from deploy.reconcile import differences
 from libs.eventlog.migrations import SchemaChanged
 from libs.eventlog.migrations import migrate as apply_migrations
-from libs.eventlog.record import Context
 from libs.settings import SettingsError
-from services.billing.decisions import RefundTooMuch
-from services.billing.ledger import balance, grant
-from services.billing.refunds import NothingPaid, RefundBegun, refund
 from services.gateway.access import accounts, key_text, keys
 from services.gateway.access.rate_limit import MAX_REQUESTS_PER_MINUTE
 
-Data = Annotated[Path, Parameter(name="--data", help="Folder of the local stack.")]
 Port = Annotated[int, Parameter(help="The gateway's port.", validator=Number(gte=1, lte=65535))]
 Trainers = Annotated[int, Parameter(help="How many trainers.", validator=Number(gte=1, lte=64))]
-Cents = Annotated[int, Parameter(validator=Number(gte=1, lte=10**9))]
 PerMinute = Annotated[int, Parameter(validator=Number(gte=1, lte=MAX_REQUESTS_PER_MINUTE))]
-Days = Annotated[int, Parameter(validator=Number(gte=1, lte=3_653))]
-
-HERE = Path(".tuneyard")
 
 app = App(name="tuneyard-server", help=__doc__, version_flags=[])
 account = App(name="account", help="Accounts.")
@@ -47,12 +36,8 @@ log = App(name="log", help="The event log.")
 app.command(log)
 app.command(account)
 app.command(key)
-
-
-def say(line: str) -> None:
-    """Print at once; a reader that went away must not end what is running."""
-    with suppress(BrokenPipeError):
-        print(line, flush=True)
+for name, command_of_money in money.COMMANDS.items():
+    app.command(command_of_money, name=name)
 
 
 @app.command
@@ -189,57 +174,6 @@ def token(
 ) -> None:
     """Print an ID token of the local stack's issuer, valid for an hour on /v1."""
     say(id_token(issuer_url(data), subject=subject, email=email, name=name))
-
-
-@app.command(name="grant")
-async def grant_cents(
-    account_id: UUID, cents: Cents, /, *, memo: str = "operator's grant", data: Data = HERE
-) -> None:
-    """Give an account money to spend, in cents, and print its balance."""
-    async with connected(installation(os.environ, data).dsn) as connection:
-        if not await accounts.account_exists(connection, account_id=account_id):
-            raise StackError(f"There is no account {account_id}.")
-        await grant(
-            connection,
-            account_id=account_id,
-            amount_cents=cents,
-            entry_id=uuid4(),
-            memo=memo,
-            now=datetime.now(UTC),
-        )
-        spendable, _reserved = await balance(connection, account_id)
-    say(f"{account_id} can spend {spendable} cents")
-
-
-@app.command(name="refund")
-async def refund_job(
-    job_id: UUID, /, *, cents: Cents | None = None, reason: str, data: Data = HERE
-) -> None:
-    """Give back what a job cost, or a part of it, to where it came from: balance or card."""
-    context = Context(now=datetime.now(UTC), new_id=uuid4)
-    async with connected(installation(os.environ, data).dsn) as connection:
-        match await refund(
-            connection, job_id, cents, refund_id=uuid4(), reason=reason, context=context
-        ):
-            case NothingPaid():
-                raise StackError(f"Nothing was paid for a job {job_id}.")
-            case RefundTooMuch(refundable_cents=left):
-                raise StackError(f"There are {left} cents left to give back of job {job_id}.")
-            case RefundBegun(amount_cents=amount, to="balance", refund_id=refund_id):
-                say(f"gave {amount} cents back to the balance: refund {refund_id}")
-            case RefundBegun(amount_cents=amount, refund_id=refund_id):
-                say(f"billing gives {amount} cents back to the card: refund {refund_id}")
-
-
-@app.command(name="reconcile")
-async def reconcile_provider(*, days: Days = 30, data: Data = HERE) -> None:
-    """Compare the ledger with the card provider's books; exit 1 when they differ."""
-    found = await differences(os.environ, data, days=days, now=datetime.now(UTC))
-    for difference in found:
-        say(difference)
-    if found:
-        raise StackError(f"{len(found)} differences: each line says what to do.")
-    say(f"ledger and card provider agree on the last {days} days")
 
 
 def main() -> None:

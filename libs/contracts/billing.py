@@ -159,6 +159,15 @@ class PaymentDisputeClosed(Event, frozen=True, kw_only=True, tag="payment.disput
     won: bool
 
 
+class PaymentWrittenOff(Event, frozen=True, kw_only=True, tag="payment.written_off.v1"):
+    """The operator has given up what is still owed for the job (``charge``), or what its lost
+    disputes have cost (``dispute``): the account is no longer paused for it."""
+
+    amount_cents: Cents
+    debt: Literal["charge", "dispute"]
+    reason: ShortText
+
+
 PaymentEvent = (
     PaymentReserved
     | PaymentCaptured
@@ -176,4 +185,5 @@ PaymentEvent = (
     | PaymentRefundFailed
     | PaymentDisputed
     | PaymentDisputeClosed
+    | PaymentWrittenOff
 )

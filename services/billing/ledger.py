@@ -3,8 +3,8 @@
 A posting is positive where money goes to, negative where it comes from. ``available:<account>`` and
 ``reserved:<account>`` are what the platform owes a customer, ``receivable:<account>`` (zero or
 below) is what a customer owes. ``funding`` is where an operator's grants come from, ``card`` the
-card provider, ``revenue`` where charges go; ``refunds`` and ``disputes`` are what was lost of that.
-What an account has spent is kept as one sum for each kind of entry, however many jobs it has.
+card provider, ``revenue`` where charges go; ``refunds``, ``disputes`` and what was ``written_off``
+were lost of that. What an account has spent is one sum for each kind of entry.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,13 +34,14 @@ from libs.contracts.billing import (
     PaymentReserved,
     PaymentVoided,
     PaymentWaived,
+    PaymentWrittenOff,
 )
 from libs.contracts.events import type_of
 from libs.eventlog.connection import Connection
 
 FUNDING, REVENUE, CARD = "funding", "revenue", "card"
-REFUNDS, DISPUTES = "refunds", "disputes"
-PLATFORM = frozenset({FUNDING, REVENUE, CARD, REFUNDS, DISPUTES})
+REFUNDS, DISPUTES, WRITTEN_OFF = "refunds", "disputes", "written_off"
+PLATFORM = frozenset({FUNDING, REVENUE, CARD, REFUNDS, DISPUTES, WRITTEN_OFF})
 """The platform's own ledger accounts: their balances are sums, never rows, which would be hot."""
 
 LOCK_SQL = """
@@ -90,7 +91,8 @@ spent AS (
 )
 MERGE INTO billing.balance b
 USING (
-    SELECT * FROM p WHERE name NOT IN ('funding', 'revenue', 'card', 'refunds', 'disputes')
+    SELECT * FROM p
+    WHERE name NOT IN ('funding', 'revenue', 'card', 'refunds', 'disputes', 'written_off')
 ) p ON b.ledger_account = p.name
 WHEN MATCHED THEN UPDATE SET amount_cents = b.amount_cents + p.amount
 WHEN NOT MATCHED THEN INSERT (ledger_account, amount_cents) VALUES (p.name, p.amount)
@@ -163,6 +165,9 @@ def posted_by(event: PaymentEvent, account_id: UUID) -> Posted | None:
         case PaymentDisputeClosed(amount_cents=amount, dispute_id=reference, won=won):
             if won:
                 kind, postings = "dispute_closed", {CARD: -amount, DISPUTES: amount}
+        case PaymentWrittenOff(amount_cents=amount, debt=debt, reason=memo):
+            settled = owed if debt == "charge" else DISPUTES
+            kind, postings = "write_off", {WRITTEN_OFF: -amount, settled: amount}
         case (
             PaymentPledged()
             | PaymentWaived()

@@ -27,6 +27,7 @@ from libs.contracts.billing import (
     PaymentReserved,
     PaymentVoided,
     PaymentWaived,
+    PaymentWrittenOff,
 )
 from libs.contracts.billing_rpc import PausedReason
 
@@ -35,8 +36,16 @@ NO_JOB = "no job within ten minutes"
 
 BalanceStatus = Literal["none", "reserved", "captured", "voided"]
 CardStatus = Literal[
-    "pledged", "waived", "billed", "charging", "declined", "action_required", "charged"
+    "pledged",
+    "waived",
+    "billed",
+    "charging",
+    "declined",
+    "action_required",
+    "charged",
+    "written_off",
 ]
+DisputeState = Literal["open", "won", "lost", "written_off"]
 AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 NEVER = datetime.max.replace(tzinfo=UTC)  # PostgreSQL's infinity
 
@@ -55,7 +64,7 @@ class Refund(Struct, frozen=True, kw_only=True):
 class Dispute(Struct, frozen=True, kw_only=True):
     dispute_id: str
     amount_cents: Cents
-    state: Literal["open", "won", "lost"]
+    state: DisputeState
 
 
 class Payment(Struct, frozen=True, kw_only=True):
@@ -101,7 +110,8 @@ class Payment(Struct, frozen=True, kw_only=True):
     @property
     def hold(self) -> PausedReason | None:
         """Why the account is paused because of this payment."""
-        if self.overdue is None and any(d.state != "won" for d in self.disputes):
+        unsettled = any(d.state in ("open", "lost") for d in self.disputes)
+        if self.overdue is None and unsettled:
             return "payment_disputed"
         return self.overdue
 
@@ -142,6 +152,8 @@ def fold(payment: Payment, event: PaymentEvent, at: datetime) -> Payment:
             return replace(payment, refunds=_refunds(payment, event, at))
         case PaymentDisputed() | PaymentDisputeClosed():
             return replace(payment, disputes=_disputes(payment, event))
+        case PaymentWrittenOff():
+            return _written_off(payment, event)
         case _:
             return _charged(payment, event, at)
 
@@ -236,10 +248,27 @@ def _disputes(
     payment: Payment, event: PaymentDisputed | PaymentDisputeClosed
 ) -> tuple[Dispute, ...]:
     known = {dispute.dispute_id: dispute for dispute in payment.disputes}
-    state: Literal["open", "won", "lost"] = "open"
+    state: DisputeState = "open"
     if isinstance(event, PaymentDisputeClosed):
         state = "won" if event.won else "lost"
     known[event.dispute_id] = Dispute(
         dispute_id=event.dispute_id, amount_cents=event.amount_cents, state=state
     )
     return tuple(known.values())
+
+
+def _written_off(payment: Payment, event: PaymentWrittenOff) -> Payment:
+    if event.debt == "dispute":
+        given_up = tuple(
+            replace(one, state="written_off") if one.state == "lost" else one
+            for one in payment.disputes
+        )
+        return replace(payment, disputes=given_up)
+    return replace(
+        payment,
+        status="written_off",
+        overdue=None,
+        waiting=None,
+        retry_at=None,
+        decline_code=None,
+    )

@@ -21,7 +21,8 @@ SELECT ledger_account, sum(amount_cents)::bigint AS amount_cents,
        sum(credit_cents)::bigint AS credit_cents
 FROM (
     SELECT ledger_account, amount_cents, 0 AS credit_cents FROM billing.posting
-    WHERE ledger_account NOT IN ('funding', 'revenue', 'card', 'refunds', 'disputes')
+    WHERE ledger_account NOT IN
+        ('funding', 'revenue', 'card', 'refunds', 'disputes', 'written_off')
     UNION ALL
     SELECT 'available:' || account_id, 0, credit_limit_cents FROM billing.account
     WHERE credit_limit_cents > 0

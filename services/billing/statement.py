@@ -93,6 +93,9 @@ def words_of(kind: str, memo: str, postings: Mapping[str, int]) -> str:
             return f"{cents} cents taken back by the card's bank: {memo}"
         case "dispute_closed":
             return f"{cents} cents returned by the card's bank: the dispute was settled"
+        case "write_off":
+            what = "taken back by the card's bank" if ledger.DISPUTES in postings else "owed"
+            return f"{cents} cents that were {what} are asked for no more: {memo}"
         case _:
             return memo
 

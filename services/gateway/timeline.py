@@ -29,6 +29,7 @@ from libs.contracts.billing import (
     PaymentReserved,
     PaymentVoided,
     PaymentWaived,
+    PaymentWrittenOff,
 )
 from libs.contracts.events import AnyEvent, decode_event
 from libs.contracts.gateway import JobSubmitted
@@ -128,7 +129,7 @@ def _paid(event: PaymentEvent) -> dict[str, Any]:
             return {"amount_cents": event.amount_cents, "currency": event.currency}
         case PaymentCaptured():
             return {"amount_cents": event.amount_cents, "released_cents": event.released_cents}
-        case PaymentVoided() | PaymentWaived() | PaymentDisputed():
+        case PaymentVoided() | PaymentWaived() | PaymentDisputed() | PaymentWrittenOff():
             return {"amount_cents": event.amount_cents, "reason": event.reason}
         case PaymentExtensionCharged():
             return {

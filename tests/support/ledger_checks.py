@@ -51,6 +51,9 @@ WHERE (SELECT coalesce(sum(amount_cents), 0) FROM billing.spent s
        FROM billing.posting p JOIN billing.entry e ON e.id = p.entry_id
        WHERE e.account_id = a.account_id
          AND (p.ledger_account IN ('revenue', 'refunds')
+              OR (p.ledger_account = 'written_off' AND EXISTS (
+                  SELECT FROM billing.posting o WHERE o.entry_id = e.id
+                      AND o.ledger_account LIKE 'receivable:%'))
               OR p.ledger_account LIKE 'receivable:%'))
 UNION ALL
 SELECT 'revenue without a job', e.id::text

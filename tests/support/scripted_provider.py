@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from libs.contracts.base import Cents
 from services.billing.provider import (
@@ -148,6 +149,23 @@ class ScriptedProvider(Struct, kw_only=True):
             )
         self._answer()
         return self.refunds[key]
+
+    def dispute(self, dispute_id: str, job_id: UUID, amount_cents: Cents) -> None:
+        """A bank takes a part or all of a job's charge back."""
+        charge = next(m for m in self.moved if (m.kind, m.job_id) == ("charge", job_id))
+        self.moved.append(
+            replace(
+                charge,
+                kind="dispute",
+                id=dispute_id,
+                amount_cents=-amount_cents,
+                created_at=self.now,
+            )
+        )
+
+    def give_back(self, dispute_id: str) -> None:
+        """The bank returns what it took: the dispute is won, and nothing has moved in the end."""
+        self.moved = [movement for movement in self.moved if movement.id != dispute_id]
 
     async def movements(self, since: datetime) -> AsyncIterator[Movement]:
         for movement in self.moved:
