@@ -28,6 +28,7 @@ class Job(Struct, kw_only=True):
     answered: Reserved | None = None
     in_log: bool = False
     end: Ending | None = None
+    written_off: bool = False
 
 
 class Message(Struct, frozen=True, kw_only=True):
@@ -71,7 +72,11 @@ async def check_ended(billing: Billing, job: Job) -> None:
     minimum = billing.prices.card.minimum_cents
     if payment.paid_by == "card" and due < minimum:
         due = 0
+    assert (payment.status == "written_off") == job.written_off
+    if job.written_off:
+        assert payment.billed_cents == due
+        due = 0
     assert payment.taken_cents == due, (payment.status, payment.taken_cents, due)
     waits = ("reserved", "pledged") if job.in_log and job.end is None else ()
-    ended = ("captured", "voided", "waived", "charged")
+    ended = ("captured", "voided", "waived", "charged", "written_off")
     assert payment.status in (waits or ended), payment.status

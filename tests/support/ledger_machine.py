@@ -59,7 +59,6 @@ class LedgerMachine(RuleBasedStateMachine):
         self.messages: list[Message] = []
         self.kept: list[tuple[UUID, UUID, UUID]] = []  # account, job and extension
         self.refund_ids: list[tuple[UUID, UUID]] = []
-        self.disputes: list[tuple[UUID, str, int]] = []
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
@@ -285,6 +284,9 @@ class LedgerMachine(RuleBasedStateMachine):
             await charges.work(self.billing)
             self.clock.now += timedelta(hours=2)
             self.provider.now = self.clock.now
+        await self._check_end()
+
+    async def _check_end(self) -> None:
         await check_books(self.books, self.provider)
         for job in self.jobs.values():
             await check_ended(self.billing, job)

@@ -12,7 +12,7 @@ from services.billing.payments import Billing
 from services.billing.pricing import read_prices
 from tests.support.jobs import NOON
 from tests.support.ledger_checks import open_books
-from tests.support.ledger_machine import LedgerMachine
+from tests.support.ledger_disputes import WholeMachine
 from tests.support.stack import Database
 
 
@@ -32,7 +32,7 @@ def run_machine(
         )
         books = runner.run(open_books(billing, database.admin_dsn))
 
-        class Machine(LedgerMachine):
+        class Machine(WholeMachine):
             pass
 
         Machine.books, Machine.runner = books, runner

@@ -164,8 +164,13 @@ class ScriptedProvider(Struct, kw_only=True):
         )
 
     def give_back(self, dispute_id: str) -> None:
-        """The bank returns what it took: the dispute is won, and nothing has moved in the end."""
-        self.moved = [movement for movement in self.moved if movement.id != dispute_id]
+        """The dispute is won, and the bank returns what it took."""
+        taken = next(m for m in self.moved if m.id == dispute_id)
+        self.moved.append(replace(taken, amount_cents=-taken.amount_cents, created_at=self.now))
+
+    @property
+    def disputed(self) -> set[str]:
+        return {movement.id for movement in self.moved if movement.kind == "dispute"}
 
     async def movements(self, since: datetime) -> AsyncIterator[Movement]:
         for movement in self.moved:
