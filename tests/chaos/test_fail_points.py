@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from tests.support.failpoint_event_verbs import EVENT_VERBS
 from tests.support.failpoint_rooms import Place
 from tests.support.failpoint_runs import House, Row, kill_everywhere, table
 from tests.support.failpoint_verbs import VERBS, Verb
@@ -38,7 +39,7 @@ def rows() -> Iterator[list[Row]]:
     print("\n" + table(done))
 
 
-@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
+@pytest.mark.parametrize("verb", [*VERBS, *EVENT_VERBS], ids=lambda verb: verb.name)
 def test_a_death_at_any_await_leaves_the_money_right(
     house: House, verb: Verb, rows: list[Row]
 ) -> None:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from tests.support.failpoint_event_verbs import EVENT_VERBS
 from tests.support.failpoint_rooms import Place
 from tests.support.failpoint_runs import House, kill_at
 from tests.support.failpoint_verbs import VERBS, Verb
@@ -19,6 +20,8 @@ POINTS = {
     "extend, and nobody asks again": (31,),
     "charge": (31, 45, 61),
     "refund to the card": (25, 75),
+    "take a top-up": (31,),
+    "take a saved card, and charge it": (81,),
 }
 """Of each verb, some that lie around its commits and its call to the provider."""
 
@@ -41,7 +44,9 @@ def house(database: Database, sandbox: Sandbox) -> Iterator[House]:
 
 
 @pytest.mark.parametrize(
-    "verb", [verb for verb in VERBS if verb.name in POINTS], ids=lambda verb: verb.name
+    "verb",
+    [verb for verb in (*VERBS, *EVENT_VERBS) if verb.name in POINTS],
+    ids=lambda verb: verb.name,
 )
 def test_a_death_at_an_await_leaves_the_money_right(house: House, verb: Verb) -> None:
     row = kill_at(house, verb, POINTS[verb.name])

@@ -20,11 +20,12 @@ from libs.jobstate.state import decode_state
 from services.billing import ledger
 from services.billing.payments import Billing, Owner, stream_of
 from services.billing.pricing import read_prices
+from services.billing.stripe_pages import read_plans
 from services.billing.stripe_provider import StripeProvider
 from services.scheduler.handlers import Scheduler
 from tests.support.sandbox import API_KEY, WEBHOOK_SECRET
 
-GRANTED, RUN, EXTENSION, CHARGE = 1_000, 300, 200, 985  # cents
+GRANTED, RUN, EXTENSION, CHARGE, TOP_UP = 1_000, 300, 200, 985, 2_500  # cents
 EXTENDED = "extension_charged"
 PRICES = Path(__file__).parents[2] / "prices.toml"
 START = datetime.now(UTC).replace(microsecond=0)
@@ -50,12 +51,14 @@ class Place(Struct, frozen=True, kw_only=True):
 
 
 class Case(Struct, frozen=True, kw_only=True):
-    """One account with one job, and the ids under which whatever is repeated is repeated."""
+    """One account with one job, and the ids under which whatever is repeated is repeated. ``sent``
+    is the job's event, ``told`` the card provider's."""
 
     account_id: UUID
     job_id: UUID
     other_id: UUID
     sent: Envelope | None = None
+    told: bytes | None = None
 
     @property
     def owner(self) -> Owner:
@@ -96,6 +99,7 @@ class Found(Struct, frozen=True, kw_only=True):
     charges: tuple[int, ...] = ()
     refunds: tuple[int, ...] = ()
     expires_after_days: int | None = None
+    subscription: str = "none"
 
 
 @asynccontextmanager
@@ -117,7 +121,10 @@ async def room_of(place: Place, name: str, needs: frozenset[Needs] = ALL) -> Asy
             )
         if "cards" in needs:
             provider = StripeProvider(
-                api_key=API_KEY, webhook_secret=WEBHOOK_SECRET, api_base=place.sandbox_url
+                api_key=API_KEY,
+                webhook_secret=WEBHOOK_SECRET,
+                api_base=place.sandbox_url,
+                plans=read_plans(PRICES),
             )
             stack.push_async_callback(provider.close)
             client = stripe.StripeClient(
@@ -152,6 +159,9 @@ async def found(room: Room, case: Case) -> Found:
         )
         _, events = await load(connection, stream_of(case.job_id), decode_payment_event)
         row = await connection.fetchval("SELECT state FROM log.job WHERE id = $1", case.job_id)
+        plan = await connection.fetchval(
+            "SELECT subscription FROM billing.account WHERE account_id = $1", case.account_id
+        )
     kinds = tuple(type_of(type(stored.event)).split(".")[1] for stored in events)
     charged, refunded = await _moved(room, case)
     expiry = decode_state(row).artifacts_expires_at if row is not None else None
@@ -164,6 +174,7 @@ async def found(room: Room, case: Case) -> Found:
         charges=charged,
         refunds=refunded,
         expires_after_days=(expiry - START).days if expiry and EXTENDED in kinds else None,
+        subscription=plan or "none",
     )
 
 

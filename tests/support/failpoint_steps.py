@@ -46,9 +46,9 @@ async def granted(room: Room) -> Case:
 async def with_card(room: Room, case: Case, token: str = "pm_card_visa") -> None:
     customer, card = await customer_with(room.stripe.v1, token)
     await room.billing.pool.execute(
-        "INSERT INTO billing.account (account_id, customer_id, payment_method_id)"
-        " VALUES ($1, $2, $3)",
-        *(case.account_id, customer, card),
+        "INSERT INTO billing.account (account_id, customer_id, payment_method_id, provider)"
+        " VALUES ($1, $2, $3, $4)",
+        *(case.account_id, customer, card, room.billing.provider and room.billing.provider.name),
     )
 
 
