@@ -43,7 +43,7 @@ PERMISSIONS: dict[str, Permissions] = {
         subscribe=("rpc.gateway.>",),
     ),
     "billing": Permissions(
-        publish=("nudge.outbox", *consume(EVENTS_STREAM)),
+        publish=("nudge.outbox", "rpc.gateway.keep_plan", *consume(EVENTS_STREAM)),
         subscribe=("rpc.billing.>",),
     ),
     "scheduler": Permissions(

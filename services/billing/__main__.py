@@ -14,11 +14,12 @@ from faststream.nats import NatsBroker
 
 from libs.bus.broker import make_broker
 from libs.bus.consume import consume
-from libs.bus.rpc import answer
+from libs.bus.rpc import answer, ask
 from libs.bus.service import database, every, run_service
 from libs.bus.streams import nudge_relay
 from libs.contracts import billing_rpc, provider_rpc
 from libs.contracts.gateway import JobSubmitted
+from libs.contracts.gateway_rpc import KEEP_PLAN
 from libs.contracts.scheduler import JobCancelled, JobCompleted, JobFailed
 from libs.eventlog.inbox import burier
 from libs.observability.logs import configure_logs
@@ -99,6 +100,7 @@ async def listening(broker: NatsBroker, billing: Billing) -> AsyncIterator[None]
         billing=billing,
         provider=provider,
         card_changed=partial(charges.card_changed, billing),
+        plan_read=partial(ask, broker, KEEP_PLAN),
         reactions=reactions(billing),
     )
     answer(broker, provider_rpc.PROVIDER_EVENT, partial(provider_events.take_event, cashier))

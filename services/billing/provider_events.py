@@ -13,6 +13,7 @@ import structlog
 from msgspec import Struct
 
 from libs.contracts.billing_rpc import NoCardProvider
+from libs.contracts.gateway_rpc import KeepPlan
 from libs.contracts.provider_rpc import EventAnswer, EventRefused, EventTaken, TakeEvent
 from services.billing import ledger
 from services.billing.payments import Billing
@@ -87,13 +88,19 @@ async def _nobody_waits(_: UUID) -> None:
     """No charge is overdue."""
 
 
+async def _nobody_asks(_: KeepPlan) -> None:
+    """No gateway keeps limits."""
+
+
 class Cashier(Struct, frozen=True, kw_only=True):
-    """``card_changed`` tries overdue charges again; ``reactions`` are those of jobs' payments, by
-    the type of the event."""
+    """``card_changed`` tries overdue charges again; ``plan_read`` tells the gateway what the
+    account may do, and raises when it can't: then the event is handled again; ``reactions`` are
+    those of jobs' payments, by the type of the event."""
 
     billing: Billing
     provider: PaymentProvider
     card_changed: Callable[[UUID], Awaitable[object]] = _nobody_waits
+    plan_read: Callable[[KeepPlan], Awaitable[object]] = _nobody_asks
     reactions: Mapping[str, Callable[[Subject], Awaitable[object]]] = {}
 
 
@@ -221,6 +228,9 @@ async def refresh(cashier: Cashier, account_id: UUID) -> None:
     if card is not None:
         # Each time, and not only when it is another card: whoever wrote it may have died here.
         await cashier.card_changed(account_id)
+    await cashier.plan_read(
+        KeepPlan(account_id=account_id, subscription=plan or "none", reading=asked["last_read"])
+    )
 
 
 async def _topped_up(

@@ -17,9 +17,10 @@ import uvicorn
 import uvloop
 
 from libs.bus.broker import make_broker
-from libs.bus.rpc import answer_pings
+from libs.bus.rpc import answer, answer_pings
 from libs.bus.service import START_PATIENCE, database, every
 from libs.bus.streams import nudge_relay
+from libs.contracts.gateway_rpc import KEEP_PLAN
 from libs.eventlog.connection import connect
 from libs.eventlog.groupcommit import GroupCommit
 from libs.objectstore import ObjectStore, ObjectStoreSettings
@@ -29,6 +30,7 @@ from services.gateway.access.auth import Authenticator
 from services.gateway.access.issuers import IssuersError, read_issuers
 from services.gateway.access.limits import LimitsError, read_limits
 from services.gateway.access.oidc import IdTokens
+from services.gateway.access.plans import keep_plan
 from services.gateway.access.rate_limit import RateLimiter
 from services.gateway.app import create_app
 from services.gateway.catalog import Catalog, CatalogError, read_catalog
@@ -63,6 +65,7 @@ async def main() -> None:
         store = await stack.enter_async_context(ObjectStore(store_settings(settings)))
         log = GroupCommit(partial(connect, settings.database_url), nudge_relay(broker))
         await stack.enter_async_context(log)
+        answer(broker, KEEP_PLAN, partial(keep_plan, pool))
         async with asyncio.timeout(START_PATIENCE):
             await broker.start()
         stack.push_async_callback(broker.stop)

@@ -47,6 +47,7 @@ def test_every_cent_from_the_first_top_up_to_the_last_charge_is_explained(
     extension = the_files_are_kept_longer(customer, job)
     the_ledger_explains_it(customer, share=share, job=job, extension=extension)
     the_provider_says_the_same(customer, job)
+    a_subscription_raises_the_limits(customer)
     assert "agree" in stack.run("reconcile")
     assert books_differ(stack) == []
     stack.assert_the_log_holds()
@@ -56,6 +57,13 @@ def books_differ(stack: LocalStack) -> list[str]:
     """What the reconciler will say in an hour, when nothing is too young for it any more."""
     soon = datetime.now(UTC) + timedelta(hours=1)
     return asyncio.run(differences({}, stack.folder, days=1, now=soon))
+
+
+def a_subscription_raises_the_limits(customer: Customer) -> None:
+    assert customer.me()["limits"]["max_api_keys"] == 3
+    customer.use_card(customer.subscription_page("plus"), WORKS)
+    me = customer.until_me("on Plus", subscription="plus", plan="plus")
+    assert me["limits"]["max_api_keys"] == 20
 
 
 def nothing_can_be_had_for_nothing(customer: Customer, dataset_id: str) -> None:

@@ -15,14 +15,16 @@ import aiohttp
 import httpx
 import msgspec
 import uvicorn
+from faststream.nats import NatsBroker
 from msgspec import Struct
 
 from deploy.local.account import REQUESTS_PER_MINUTE
 from deploy.local.program import free_port
 from deploy.local.s3 import S3Settings
 from libs.bus.broker import make_broker
-from libs.bus.rpc import answer, answer_pings
+from libs.bus.rpc import answer, answer_pings, ask
 from libs.contracts import artifact_rpc, billing_rpc, provider_rpc, scheduler_rpc, telemetry_rpc
+from libs.contracts.gateway_rpc import KEEP_PLAN
 from libs.eventlog.connection import connect, create_pool
 from libs.eventlog.groupcommit import GroupCommit
 from libs.objectstore import ObjectStore
@@ -37,6 +39,7 @@ from services.gateway.access.issuers import Issuer
 from services.gateway.access.keys import create_key
 from services.gateway.access.limits import read_limits
 from services.gateway.access.oidc import IdTokens
+from services.gateway.access.plans import keep_plan
 from services.gateway.access.rate_limit import SECOND, RateLimiter
 from services.gateway.app import create_app
 from services.gateway.catalog import Catalog, read_catalog
@@ -158,6 +161,7 @@ async def running_gateway(
         await enter(_others(nats, billing_pool, scheduler, answers, clock, provider))
         pool = await enter(create_pool(database.dsn("gateway"), size=16))
         broker = make_broker(nats.url("gateway"))
+        answer(broker, KEEP_PLAN, partial(keep_plan, pool))
         await broker.start()
         stack.push_async_callback(broker.stop)
         store = await enter(ObjectStore(store_settings(s3)))
@@ -200,11 +204,14 @@ async def running_gateway(
         yield gateway
 
 
-def _listener(billing: Billing) -> Any:
+def _listener(broker: NatsBroker, billing: Billing) -> Any:
     """Who takes the card provider's events."""
     if billing.provider is None:
         return refuse_events
-    return partial(take_event, Cashier(billing=billing, provider=billing.provider))
+    cashier = Cashier(
+        billing=billing, provider=billing.provider, plan_read=partial(ask, broker, KEEP_PLAN)
+    )
+    return partial(take_event, cashier)
 
 
 @asynccontextmanager
@@ -234,7 +241,7 @@ async def _others(
     answer(broker, provider_rpc.SAVE_CARD, partial(checkout.save_card, billing))
     answer(broker, provider_rpc.TOP_UP, partial(checkout.top_up, billing))
     answer(broker, provider_rpc.SUBSCRIBE, partial(checkout.subscribe, billing))
-    answer(broker, provider_rpc.PROVIDER_EVENT, _listener(billing))
+    answer(broker, provider_rpc.PROVIDER_EVENT, _listener(broker, billing))
     answer(broker, billing_rpc.EXTEND_STORAGE, partial(extensions.extend_storage, billing))
     answer(broker, billing_rpc.LEDGER, partial(statement.get_ledger, billing))
     answer(broker, billing_rpc.WITHHELD, partial(statement.get_withheld, billing))

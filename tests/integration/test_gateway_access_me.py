@@ -5,9 +5,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from deploy.local.s3 import S3Settings
+from libs.bus.rpc import ask
+from libs.contracts.billing_rpc import Subscription
+from libs.contracts.gateway_rpc import KEEP_PLAN, KeepPlan, PlanKept
+from services.gateway.access.keys import CACHE_SECONDS
 from tests.integration.gateway_app import Gateway, bearer, decoded, running_gateway
 from tests.support.stack import Database, Nats
 
@@ -54,6 +59,40 @@ async def test_an_account_sees_what_it_is_and_how_it_stands(gateway: Gateway) ->
         "notification_preferences": DEFAULTS,
         "limits": {"requests_per_minute": 600, "burst": 100, "max_api_keys": 3},
     }
+
+
+async def test_a_subscription_raises_the_limits_within_a_moment_and_its_end_lowers_them(
+    gateway: Gateway,
+) -> None:
+    """What billing read last is in force, however its tellings overtake each other."""
+    account_id, key = await gateway.account(cents=0, requests_per_minute=None)
+
+    async def told(subscription: Subscription, reading: int) -> tuple[str, int, int]:
+        told = KeepPlan(account_id=account_id, subscription=subscription, reading=reading)
+        assert await ask(gateway.parts.broker, KEEP_PLAN, told) == PlanKept()
+        await asyncio.sleep(2 * CACHE_SECONDS)
+        answer = await gateway.client.get("/v1/me", headers=bearer(key))
+        seen = decoded(answer)
+        assert f"q={seen['limits']['burst']};" in answer.headers["RateLimit-Policy"]
+        return seen["plan"], seen["limits"]["requests_per_minute"], seen["limits"]["max_api_keys"]
+
+    assert await told("pro", 3) == ("pro", 12_000, 100)
+    assert await told("none", 2) == ("pro", 12_000, 100)
+    assert await told("plus", 4) == ("plus", 3_000, 20)
+    assert await told("none", 5) == ("free", 600, 3)
+    assert await told("none", 5) == ("free", 600, 3)
+
+
+async def test_a_plan_that_an_operator_gave_is_not_for_a_subscription_to_take(
+    gateway: Gateway, database: Database
+) -> None:
+    account_id, key = await gateway.account(cents=0, requests_per_minute=None)
+    connection = await asyncpg.connect(database.admin_dsn)
+    await connection.execute("UPDATE gateway.account SET plan = 'lab' WHERE id = $1", account_id)
+    await connection.close()
+    told = KeepPlan(account_id=account_id, subscription="plus", reading=1)
+    await ask(gateway.parts.broker, KEEP_PLAN, told)
+    assert (await me(gateway, bearer(key)))["plan"] == "lab"
 
 
 async def test_a_change_leaves_everything_else_as_it_is(

@@ -100,7 +100,8 @@ async def test_a_subscription_is_the_accounts_and_a_second_one_is_refused(shop: 
     assert answer.status_code == 200, answer.text
     await shop.sandbox.press(decoded(answer)["checkout_url"], card=WORKS, do="pay")
     await shop.tell_all()
-    assert (await shop.get("/v1/me"))["subscription"] == "pro"
+    me = await shop.get("/v1/me")
+    assert (me["subscription"], me["plan"], me["limits"]["max_api_keys"]) == ("pro", "pro", 100)
     again = await shop.post("/v1/billing/subscription", {"plan": "plus"})
     assert (again.status_code, code_of(again)) == (409, "already_subscribed")
     assert "portal_url" in decoded(again)["error"]["message"]

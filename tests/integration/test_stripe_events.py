@@ -10,8 +10,11 @@ from uuid import UUID, uuid4
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
+from libs.bus.rpc import Unanswered
 from libs.contracts.billing_rpc import GetAccount
+from libs.contracts.gateway_rpc import KeepPlan
 from libs.contracts.provider_rpc import (
     AlreadySubscribed,
     AmountNotTaken,
@@ -202,6 +205,33 @@ async def test_a_renewal_that_is_not_paid_ends_what_the_subscription_gives(desk:
     await desk.sandbox.renew(made["id"])
     await desk.tell(*await desk.events())
     assert await subscription_of(desk, account_id) == "none"
+
+
+async def test_the_gateway_is_told_of_a_subscription_also_when_it_was_away_at_first(
+    desk: Desk,
+) -> None:
+    """Until then the event waits; what is told later has a later number."""
+    account_id, heard = uuid4(), list[KeepPlan]()
+    away = True
+
+    async def gateway(told: KeepPlan) -> None:
+        if away:
+            raise Unanswered("the gateway is away")
+        heard.append(told)
+
+    cashier = replace(desk.cashier, plan_read=gateway)
+    desk.cashier = cashier
+    made = await subscribed(desk, account_id)
+    await desk.tell(*await desk.events("customer.subscription.created"))
+    assert (await subscription_of(desk, account_id), heard) == ("plus", [])
+    away = False
+    desk.clock.ahead = timedelta(minutes=5)
+    assert await handle_due(cashier) == 1
+    await desk.sandbox.stripe().v1.subscriptions.cancel_async(made["id"])
+    await desk.tell(*await desk.events("customer.subscription.deleted"))
+    assert [told.subscription for told in heard] == ["plus", "none"]
+    assert heard[0].reading < heard[1].reading
+    assert {told.account_id for told in heard} == {account_id}
 
 
 async def test_an_answer_that_was_overtaken_is_not_written(desk: Desk) -> None:

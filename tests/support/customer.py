@@ -71,6 +71,9 @@ class Customer:
     def card_page(self) -> str:
         return self._ask_for_page("/v1/jobs/setup-card")
 
+    def subscription_page(self, plan: str) -> str:
+        return self._ask_for_page("/v1/billing/subscription", plan=plan)
+
     def fill_in(self, url: str, card: str) -> httpx.Response:
         """What a browser shows after the page's form was sent with this card."""
         form = Form(self._browser.get(url).raise_for_status())
