@@ -6,9 +6,11 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from libs.contracts.base import Cents, Days, JobType
 from libs.contracts.billing_rpc import Price, Quote, Subscription
+from services.billing.stripe_amounts import LARGEST, least_of
 
 RATE = "cents_per_million_tokens_and_billion_params"
 FACTORS_UNIT = 10**6 * 10**9 * 100  # a million tokens, a billion parameters, a hundred percent
@@ -56,7 +58,14 @@ class Prices(Struct, frozen=True, kw_only=True):
 
 
 def read_prices(path: Path) -> Prices:
-    return msgspec.convert(tomllib.loads(path.read_text()), Prices)
+    """What cards are charged is within what Stripe takes in the currency, whatever the file says: a
+    charge that it refuses would be owed for ever."""
+    prices = msgspec.convert(tomllib.loads(path.read_text()), Prices)
+    limits = CardLimits(
+        minimum_cents=max(prices.card.minimum_cents, least_of(prices.currency)),
+        maximum_cents=min(prices.card.maximum_cents, LARGEST),
+    )
+    return replace(prices, card=limits)
 
 
 def price(prices: Prices, quote: Quote, subscription: Subscription = "none") -> Price:

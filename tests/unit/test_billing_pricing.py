@@ -13,7 +13,8 @@ from libs.contracts.base import JobType
 from libs.contracts.billing_rpc import Quote
 from services.billing.pricing import extension_price, price, read_prices
 
-PRICES = read_prices(Path(__file__).parents[2] / "prices.toml")
+FILE = Path(__file__).parents[2] / "prices.toml"
+PRICES = read_prices(FILE)
 RUN = Quote(
     account_id=UUID(int=1),
     surface="runs",
@@ -24,6 +25,31 @@ RUN = Quote(
     lora_rank=32,
     priority=False,
 )
+
+
+@pytest.mark.parametrize(
+    ("currency", "written", "limits"),
+    [
+        ("USD", (50, 99_999_999), (50, 99_999_999)),
+        ("DKK", (50, 10**9), (250, 99_999_999)),
+        ("GBP", (500, 9_000), (500, 9_000)),
+    ],
+)
+def test_a_card_is_never_pledged_for_what_stripe_refuses_in_the_currency(
+    tmp_path: Path, currency: str, written: tuple[int, int], limits: tuple[int, int]
+) -> None:
+    text = FILE.read_text()
+    for old, new in (
+        ('currency = "USD"', f'currency = "{currency}"'),
+        ("minimum_cents = 50", f"minimum_cents = {written[0]}"),
+        ("maximum_cents = 99_999_999", f"maximum_cents = {written[1]}"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    edited = tmp_path / "prices.toml"
+    edited.write_text(text)
+    card = read_prices(edited).card
+    assert (card.minimum_cents, card.maximum_cents) == limits
 
 
 @pytest.mark.parametrize(
