@@ -180,6 +180,9 @@ class PaymentProvider(Protocol):
     async def payment(self, payment_id: str) -> Charged | Declined | ActionRequired:
         """How a charge stands now."""
 
+    async def purpose(self, payment_id: str) -> str | None:
+        """What we said a payment is for; None for one that is not of our making."""
+
     async def cancel(self, payment_id: str) -> Charged | None:
         """Withdraw a charge, so that its owner can't approve it any more; Charged if they have."""
 

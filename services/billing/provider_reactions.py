@@ -15,14 +15,14 @@ SELECT kind, account_id, job_id FROM billing.entry
 WHERE reference = $1 AND kind IN ('charge', 'top_up')
 """
 GONE = ("failed", "canceled")  # a refund that was none
+OURS = ("job", "top_up")  # what payments are for that the ledger enters
 INQUIRY = "warning_"  # a dispute that has moved no money
 
 Reaction = Callable[[Subject], Awaitable[object]]
 
 
 class NotPaidYet(Exception):
-    """The ledger does not have the payment that this is about: its own event comes later, or never,
-    as it is of something else that the operator sells."""
+    """The ledger does not have the payment that this is about: its own event comes later."""
 
 
 class Paid(Struct, frozen=True, kw_only=True):
@@ -57,17 +57,26 @@ async def _charge_changed(billing: Billing, intent: Subject) -> None:
         await charges.payment_changed(billing, UUID(said["job_id"]), UUID(said["account_id"]))
 
 
-async def _paid(billing: Billing, subject: Subject) -> Paid:
+async def _paid(billing: Billing, subject: Subject) -> Paid | None:
+    """None for a payment that is not in the ledger and will never be: of a subscription, or of
+    something else that the operator sells."""
     row = await billing.pool.fetchrow(PAID_SQL, subject.payment_intent)
-    if row is None:
-        raise NotPaidYet(f"{subject.id}: no payment {subject.payment_intent} in the ledger")
-    return Paid(**row)
+    if row is not None:
+        return Paid(**row)
+    assert billing.provider is not None  # it has sent the event
+    if subject.payment_intent is None:
+        return None
+    if await billing.provider.purpose(subject.payment_intent) not in OURS:
+        return None
+    raise NotPaidYet(f"{subject.id}: no payment {subject.payment_intent} in the ledger")
 
 
 async def _refunded(billing: Billing, refund: Subject) -> None:
     if refund.status in GONE or refund.amount is None:
         return
     paid = await _paid(billing, refund)
+    if paid is None:
+        return
     if paid.job_id is not None:
         owner = Owner(paid.job_id, paid.account_id)
         await refunds.refund_seen(billing, owner, refund.id, refund.amount)
@@ -80,6 +89,8 @@ async def _disputed(billing: Billing, dispute: Subject) -> None:
     if dispute.amount is None or (dispute.status or "").startswith(INQUIRY):
         return
     paid, reason = await _paid(billing, dispute), dispute.reason or "dispute"
+    if paid is None:
+        return
     if paid.job_id is not None:
         owner = Owner(paid.job_id, paid.account_id)
         await refunds.dispute_opened(billing, owner, dispute.id, dispute.amount, reason)
@@ -93,6 +104,8 @@ async def _dispute_closed(billing: Billing, dispute: Subject) -> None:
     if dispute.amount is None or (dispute.status or "").startswith(INQUIRY):
         return
     paid, won = await _paid(billing, dispute), dispute.status == "won"
+    if paid is None:
+        return
     if paid.job_id is not None:
         owner = Owner(paid.job_id, paid.account_id)
         await refunds.dispute_closed(billing, owner, dispute.id, dispute.amount, won=won)

@@ -230,6 +230,12 @@ class StripeProvider:
     async def payment(self, payment_id: str) -> Charged | Declined | ActionRequired:
         return await payment_now(self._api, payment_id)
 
+    async def purpose(self, payment_id: str) -> str | None:
+        with answered():
+            intent = await self._api.v1.payment_intents.retrieve_async(payment_id)
+        said: str | None = intent.metadata.to_dict().get("purpose")
+        return said
+
     async def cancel(self, payment_id: str) -> Charged | None:
         return await cancel_charge(self._api, payment_id)
 

@@ -8,8 +8,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from libs.contracts.billing_rpc import GetAccount, Quote, Reserve, Reserved
+from libs.contracts.provider_rpc import CheckoutPage, Subscribe
 from libs.contracts.scheduler import JobCompleted
-from services.billing import accounts, charges, handlers
+from services.billing import accounts, charges, checkout, handlers
 from services.billing.provider_events import handle_due
 from services.billing.reconcile import ON_THE_WAY, reconcile
 from tests.integration.stripe_desk import ASKS, DECLINES, WORKS, Desk, open_desk
@@ -126,6 +127,24 @@ async def test_a_charge_that_waits_for_approval_can_not_be_paid_beside_that_of_a
     await desk.tell(*await desk.events())
     assert (await status_of(desk, job_id), await paused(desk, account_id)) == ("charged", None)
     assert await desk.sandbox.charges_by("job_id") == {str(job_id): 1}
+    assert await agree(desk) == []
+
+
+async def test_refunds_and_disputes_of_what_is_not_in_the_ledger_are_left_alone(
+    desk: Desk,
+) -> None:
+    """A subscription's month, which Stripe's own reports tell, and what else the operator sells."""
+    wanted = Subscribe(order=desk.order(uuid4()), plan="plus")
+    page = await checkout.subscribe(desk.billing, wanted)
+    assert isinstance(page, CheckoutPage)
+    await desk.pay(page)
+    api, month = desk.sandbox.stripe(), await paid_by(desk)
+    await api.v1.refunds.create_async({"payment_intent": month, "amount": 30})
+    await desk.sandbox.close_dispute((await desk.sandbox.dispute(month))["id"], won=False)
+    await desk.tell(*await desk.events())
+    waiting = "SELECT type, problem FROM billing.provider_event WHERE handled_at IS NULL"
+    assert await desk.billing.pool.fetch(waiting) == []
+    assert await desk.billing.pool.fetchval("SELECT count(*) FROM billing.entry") == 0
     assert await agree(desk) == []
 
 

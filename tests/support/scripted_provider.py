@@ -119,6 +119,10 @@ class ScriptedProvider(Struct, kw_only=True):
         self._reach()
         return self.states[payment_id]
 
+    async def purpose(self, payment_id: str) -> str | None:
+        self._reach()
+        return "job" if payment_id in self.charges else None
+
     async def cancel(self, payment_id: str) -> Charged | None:
         self._reach()
         state = self.states[payment_id]
