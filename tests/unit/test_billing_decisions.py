@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 from functools import reduce
+from typing import Literal
 from uuid import UUID
 
 import pytest
@@ -14,6 +15,7 @@ from libs.contracts.billing import (
     PaymentCharged,
     PaymentChargeStarted,
     PaymentDeclined,
+    PaymentDisputeClosed,
     PaymentDisputed,
     PaymentEvent,
     PaymentPledged,
@@ -21,11 +23,13 @@ from libs.contracts.billing import (
     PaymentRefundStarted,
     PaymentReserved,
     PaymentWaived,
+    PaymentWrittenOff,
 )
 from services.billing.decisions import (
     RETRY_AFTER,
     RefundTooMuch,
     SavedCard,
+    decide_answer,
     decide_charge,
     decide_dispute_closed,
     decide_new_card,
@@ -36,7 +40,8 @@ from services.billing.decisions import (
 )
 from services.billing.ledger import posted_by
 from services.billing.model import AT_ONCE, NEVER, Payment, fold
-from services.billing.provider import Charged, Declined
+from services.billing.provider import ActionRequired, Charged, Declined
+from services.billing.write_offs import NothingOverdue, NotYet, decide_write_off
 from tests.support.jobs import NOON
 
 JOB, REFUND, OTHER = UUID(int=1), UUID(int=2), UUID(int=3)
@@ -60,6 +65,7 @@ CHARGED = PaymentCharged(attempt=1, amount_cents=700, payment_id="pi_1")
 ACTION = PaymentActionRequired(
     attempt=1, amount_cents=700, payment_id="pi_1", url=None, retry_at=NOON + RETRY_AFTER[0]
 )
+WRITTEN_OFF = PaymentWrittenOff(amount_cents=700, debt="charge", reason="r")
 
 
 def given(*events: PaymentEvent) -> Payment:
@@ -113,6 +119,35 @@ def test_another_card_has_the_whole_schedule_again() -> None:
     answer = decide_outcome(payment, 2, refused, NOON)
     assert isinstance(answer, PaymentDeclined)
     assert answer.retry_at == NOON + RETRY_AFTER[0]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Declined(payment_id=None, code="c", message="m", final=True),
+        ActionRequired(payment_id="pi_1", url=None),
+    ],
+)
+def test_a_card_saved_while_the_question_was_out_is_tried_with_its_outcome(
+    failure: Declined | ActionRequired,
+) -> None:
+    """And the charge that waits for approval is known, so that it is withdrawn before."""
+    payment = given(PLEDGED, BILLED, STARTED)
+    said, following = decide_answer(payment, 1, failure, NEW, JOB, NOON)
+    assert isinstance(following, PaymentChargeStarted)
+    assert (following.attempt, following.payment_method_id) == (2, "pm_2")
+    trying = reduce(lambda p, e: fold(p, e, NOON), (said, following), payment)
+    waits = isinstance(failure, ActionRequired)
+    assert (trying.status, trying.due_at, trying.waiting is not None) == (
+        "charging",
+        AT_ONCE,
+        waits,
+    )
+    for card in (CARD, None):
+        assert len(decide_answer(payment, 1, failure, card, JOB, NOON)) == 1
+    paid = Charged(payment_id="pi_1")
+    assert decide_answer(payment, 1, paid, NEW, JOB, NOON) == [CHARGED]
+    assert decide_answer(trying, 1, failure, NEW, JOB, NOON) == []
 
 
 def test_an_outcome_is_recorded_once_and_only_of_the_attempt_that_it_is_of() -> None:
@@ -177,6 +212,44 @@ def test_a_refund_made_at_the_provider_is_not_taken_for_one_of_several_of_ours()
     both = fold(payment, replace(one, refund_id=OTHER), NOON)
     assert decide_refunded(both, "re_1", 100, None) is None
     assert decide_refunded(both, "re_1", 100, OTHER) is not None
+
+
+def test_only_what_no_card_can_pay_any_more_is_written_off() -> None:
+    owed = (PLEDGED, BILLED, STARTED, DECLINED)
+    lost = PaymentDisputeClosed(dispute_id="dp_1", amount_cents=300, won=False)
+    paid = (PLEDGED, BILLED, STARTED, CHARGED)
+
+    def decided(*events: PaymentEvent, withdrawn: str | None = None) -> object:
+        return decide_write_off(given(*events), "r", withdrawn)
+
+    assert decided(*owed) == WRITTEN_OFF
+    assert decided(*owed, WRITTEN_OFF) == decided(*paid) == NothingOverdue()
+    assert isinstance(decided(PLEDGED, BILLED), NotYet)
+    assert isinstance(decided(*owed, replace(STARTED, attempt=2)), NotYet)
+    asked = (PLEDGED, BILLED, STARTED, ACTION)
+    assert isinstance(decided(*asked, withdrawn="pi_0"), NotYet)
+    assert decided(*asked, withdrawn="pi_1") == WRITTEN_OFF
+    dispute = PaymentDisputed(dispute_id="dp_1", amount_cents=300, reason="r")
+    assert isinstance(decided(*paid, dispute), NotYet)
+    given_up = replace(WRITTEN_OFF, amount_cents=300, debt="dispute")
+    assert decided(*paid, dispute, lost) == given_up
+    assert decided(*paid, dispute, lost, given_up) == NothingOverdue()
+
+
+def test_what_was_written_off_holds_nobody_and_is_not_charged_again() -> None:
+    payment = given(PLEDGED, BILLED, STARTED, ACTION, WRITTEN_OFF)
+    assert (payment.hold, payment.due_at, payment.refundable_cents) == (None, NEVER, 0)
+    assert decide_new_card(payment, NEW, JOB) is None
+    assert decide_charge(payment, NEW, JOB, NOON) is None
+    assert decide_outcome(payment, 1, Charged(payment_id="pi_1"), NOON) is None
+
+
+@pytest.mark.parametrize("debt", ["charge", "dispute"])
+def test_a_write_off_is_balanced(debt: Literal["charge", "dispute"]) -> None:
+    posted = posted_by(replace(WRITTEN_OFF, debt=debt), UUID(int=9))
+    assert posted is not None
+    assert sum(posted.postings.values()) == 0
+    assert posted.postings["written_off"] == -700
 
 
 @pytest.mark.parametrize("event", [BILLED, CHARGED, PLEDGED, STARTED, DECLINED, ACTION])
