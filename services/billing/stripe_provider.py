@@ -250,6 +250,8 @@ class StripeProvider:
         return Refunded(refund_id=made.id, amount_cents=made.amount)
 
     def event(self, payload: bytes, signature: str) -> ProviderEvent:
+        if not signature.isascii():  # the SDK's comparison raises a TypeError then
+            raise BadSignature("a signature that is not ASCII")
         try:
             stripe.WebhookSignature.verify_header(
                 payload, signature, self._webhook_secret, SIGNATURE_SECONDS

@@ -184,6 +184,12 @@ async def test_money_of_what_else_the_operator_sells_is_left_alone(desk: Desk) -
     )
 
 
+@pytest.mark.parametrize("said", ["", "t", "t=1,v1=ÿ", "t=1,v1=0,v1=é", "t=" + "9" * 30 + ",v1=0"])
+async def test_what_is_no_signature_is_refused_like_a_wrong_one(desk: Desk, said: str) -> None:
+    refused = await take_event(desk.cashier, TakeEvent(payload=b"{}", signature=said))
+    assert refused == EventRefused()
+
+
 async def test_a_subscription_counts_while_it_is_paid(desk: Desk) -> None:
     account_id = uuid4()
     made = await subscribed(desk, account_id)

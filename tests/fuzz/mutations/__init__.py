@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 
 from tests.fuzz.case import Case
-from tests.fuzz.mutations import bodies, forms, framing, heads
+from tests.fuzz.mutations import bodies, events, forms, framing, heads
 from tests.fuzz.wire import Requests
 
 Mutation = Callable[[Random, Requests], Case]
@@ -34,4 +34,5 @@ ALL: Mapping[Mutation, int] = {
     framing.gone_early: 3,
     framing.pipelined: 4,
     framing.dripped: 1,
+    events.unsigned_event: 6,
 }
