@@ -9,7 +9,10 @@ import pytest
 from services.gateway.upload.jsonl import kind_of
 from services.trainer.rows import DatasetError, detect_kind
 
-KEYS = ("messages", "prompt", "completion", "instruction", "output", "input", "text", "other")
+KEYS = (
+    *("messages", "prompt", "completion", "chosen", "rejected"),
+    *("instruction", "output", "input", "text", "other"),
+)
 ROWS = [keys for count in range(len(KEYS) + 1) for keys in combinations(KEYS, count)]
 
 

@@ -23,13 +23,16 @@ GOOD: dict[DatasetKind, bytes] = {
     "prompt_completion": b'{"prompt": "2+2?", "completion": "4"}',
     "instruction": b'{"instruction": "add", "input": "2 2", "output": "4"}',
     "text": b'{"text": "2+2=4"}',
+    "preference": b'{"prompt": "2+2?", "chosen": "4", "rejected": "5"}',
 }
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(["messages", "role", "content", "prompt", "completion", "text", "x"]),
+            st.sampled_from(
+                ["messages", "role", "content", "prompt", "completion", "text", "chosen", "x"]
+            ),
             inner,
             max_size=4,
         )
@@ -69,6 +72,45 @@ def test_keys_of_the_users_own_are_ignored() -> None:
 def test_an_instruction_needs_no_input_and_a_prompt_may_be_empty() -> None:
     assert check_line(b'{"instruction": "add", "output": "4"}', "instruction") == 4
     assert check_line(b'{"prompt": "", "completion": "4"}', "prompt_completion") == 1
+
+
+TURNS = b'[{"role": "user", "content": "2+2?"}]'
+
+
+def test_the_prompt_of_a_preference_is_a_text_or_the_turns_of_a_conversation() -> None:
+    assert check_line(GOOD["preference"], "preference") == 6
+    line = b'{"prompt": ' + TURNS + b', "chosen": "4", "rejected": "5"}'
+    assert check_line(line, "preference") == 6
+    assert check_line(b'{"prompt": "", "chosen": "4", "rejected": "5"}', "preference") == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "reason"),
+    [
+        (b'{"prompt": "a", "chosen": "", "rejected": "b"}', "$.chosen", "is empty"),
+        (b'{"prompt": "a", "chosen": "b", "rejected": " \\n"}', "$.rejected", "is empty"),
+        (b'{"prompt": "a", "chosen": "b", "rejected": "b"}', "$.rejected", "nothing is preferred"),
+        (b'{"prompt": [], "chosen": "b", "rejected": "c"}', "$.prompt", "is empty"),
+        (
+            b'{"prompt": [{"role": "assistant", "content": "x"}], "chosen": "b", "rejected": "c"}',
+            "$.prompt",
+            "ends with an assistant",
+        ),
+        (b'{"prompt": 7, "chosen": "b", "rejected": "c"}', "$.prompt", "int"),
+        (b'{"prompt": ["x"], "chosen": "b", "rejected": "c"}', "$.prompt[0]", "object"),
+        (
+            b'{"prompt": ' + TURNS + b', "chosen": "\\u0000", "rejected": "c"}',
+            "$",
+            "NUL",
+        ),
+    ],
+)
+def test_a_preference_without_a_better_answer_says_where(
+    line: bytes, path: str, reason: str
+) -> None:
+    found = problem(line, "preference")
+    assert found.path == path
+    assert reason in found.reason
 
 
 @pytest.mark.parametrize("role", ["system", "user", "tool"])

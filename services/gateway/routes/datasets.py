@@ -47,8 +47,8 @@ class DatasetForm(Struct, frozen=True, kw_only=True):
 async def create_dataset(request: Asked) -> Reply:
     """Upload a data set.
 
-    JSON lines, at most 600 MB, each row of one kind: messages, prompt and completion, instruction
-    and output, or text. Every bad line is named.
+    JSON lines, at most 600 MB, each row of one kind: messages; prompt and completion; instruction
+    and output; text; or prompt, chosen and rejected (preferences). Every bad line is named.
     """
     parts, account_id = parts_of(request), caller_of(request).account_id
     key = header_key(request, "jobs")

@@ -1,6 +1,6 @@
 """One line of a data set: what it holds, or what is wrong with it. Pure.
 
-A line is one JSON object of one of four kinds. Keys beyond a kind's own are allowed and ignored.
+A line is one JSON object of one of five kinds. Keys beyond a kind's own are allowed and ignored.
 """
 
 import re
@@ -41,19 +41,27 @@ class TextRow(Struct, gc=False):
     text: str
 
 
-AnyRow = MessagesRow | PromptRow | InstructionRow | TextRow
+class PreferenceRow(Struct, gc=False):
+    prompt: str | list[Message]
+    chosen: str
+    rejected: str
+
+
+AnyRow = MessagesRow | PromptRow | InstructionRow | TextRow | PreferenceRow
 
 _DECODERS: dict[DatasetKind, msgspec.json.Decoder[AnyRow]] = {
     "messages": cast(msgspec.json.Decoder[AnyRow], msgspec.json.Decoder(MessagesRow)),
     "prompt_completion": cast(msgspec.json.Decoder[AnyRow], msgspec.json.Decoder(PromptRow)),
     "instruction": cast(msgspec.json.Decoder[AnyRow], msgspec.json.Decoder(InstructionRow)),
     "text": cast(msgspec.json.Decoder[AnyRow], msgspec.json.Decoder(TextRow)),
+    "preference": cast(msgspec.json.Decoder[AnyRow], msgspec.json.Decoder(PreferenceRow)),
 }
 _REQUIRED_KEYS: dict[DatasetKind, frozenset[str]] = {
     "messages": frozenset({"messages"}),
     "prompt_completion": frozenset({"prompt", "completion"}),
     "instruction": frozenset({"instruction", "output"}),
     "text": frozenset({"text"}),
+    "preference": frozenset({"prompt", "chosen", "rejected"}),
 }
 SHAPES: dict[DatasetKind, str] = {
     "messages": '{"messages": [{"role": "user", "content": "…"}, '
@@ -61,6 +69,7 @@ SHAPES: dict[DatasetKind, str] = {
     "prompt_completion": '{"prompt": "…", "completion": "…"}',
     "instruction": '{"instruction": "…", "input": "…", "output": "…"}',
     "text": '{"text": "…"}',
+    "preference": '{"prompt": "…", "chosen": "the better answer", "rejected": "the worse one"}',
 }
 _ANY_SHAPE = "write the line as one of " + ", ".join(SHAPES.values())
 _NO_ARRAY = "write one object per line, without the [ ] and the commas of a JSON array"
@@ -150,6 +159,11 @@ def _check_row(row: AnyRow, has_nul: bool) -> int | LineProblem:
     elif isinstance(row, InstructionRow):
         texts = [row.instruction, row.input, row.output]
         problem = _check_target("output", row.output)
+    elif isinstance(row, PreferenceRow):
+        asked = row.prompt
+        turns = [asked] if isinstance(asked, str) else [message.content for message in asked]
+        texts = [*turns, row.chosen, row.rejected]
+        problem = _check_preference(row)
     else:
         texts = [row.text]
         problem = _check_target("text", row.text)
@@ -177,6 +191,29 @@ def _check_turns(messages: list[Message]) -> LineProblem | None:
         "has no assistant message" if messages else "is empty",
         "add the assistant message that the model is to learn",
     )
+
+
+def _check_preference(row: PreferenceRow) -> LineProblem | None:
+    """Of two answers that differ in nothing, none is the better one."""
+    if not isinstance(row.prompt, str):
+        if not row.prompt:
+            return LineProblem("$.prompt", "is empty", "write the turns that both answers follow")
+        if row.prompt[-1].role == "assistant":
+            return LineProblem(
+                "$.prompt",
+                "ends with an assistant message, and the answers are the assistant's next words",
+                "end the prompt with what the assistant answers to",
+            )
+    for path, answer in (("chosen", row.chosen), ("rejected", row.rejected)):
+        if problem := _check_target(path, answer):
+            return problem
+    if row.chosen == row.rejected:
+        return LineProblem(
+            "$.rejected",
+            "is the same as chosen, so nothing is preferred",
+            "write a worse answer, or drop the row",
+        )
+    return None
 
 
 def _check_target(path: str, text: str) -> LineProblem | None:
