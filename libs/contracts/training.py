@@ -11,6 +11,7 @@ from libs.contracts.base import Count, Epoch, JobType, LongText, ShortText, Step
 FinetuneMethod = Literal["lora", "full", "dpo"]
 GrowthStrategy = Literal["depth", "width"]
 ContractionStrategy = Literal["depth", "width"]
+Trainable = Literal["new_blocks", "all"]
 
 
 class FinetuneParams(Struct, frozen=True, kw_only=True):
@@ -82,7 +83,7 @@ class TrainParams(Struct, frozen=True, kw_only=True):
     checkpoint_every: Annotated[int, Meta(ge=1, le=1_000_000)] = 50
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 17
     strategy: GrowthStrategy = "depth"
-    trainable: Literal["new_blocks", "all"] = "new_blocks"
+    trainable: Trainable = "new_blocks"
 
     @property
     def planned_cycles(self) -> int:

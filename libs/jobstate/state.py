@@ -45,6 +45,7 @@ from libs.contracts.training import (
 )
 from libs.eventlog.read import Stored
 from libs.eventlog.record import JobRow
+from libs.jobstate.checkpoints import KeptCheckpoint, after_one_more, kept_until
 
 ENDED: frozenset[JobStatus] = frozenset({"completed", "failed", "cancelled"})
 
@@ -55,6 +56,8 @@ class JobState(Struct, frozen=True, kw_only=True):
     ``leased`` is true while an attempt may act for the job, ``trained`` once its files wait to be
     verified. ``charge_cents`` is what the job costs in the end; null until it has ended.
     ``extensions`` are the purchases of longer storage that ``artifacts_expires_at`` includes.
+    ``checkpoint`` is what a next attempt begins with, ``checkpoints`` are those that are kept,
+    oldest first.
     """
 
     id: UUID
@@ -100,10 +103,16 @@ class JobState(Struct, frozen=True, kw_only=True):
     validation: DatasetRef | None = None
     start_from: Checkpoint | None = None
     recommended: tuple[str, ...] = ()
+    checkpoints: tuple[KeptCheckpoint, ...] = ()
 
     @property
     def hyperparams(self) -> Hyperparams:
         return the_one(self.params, self.train_params, self.contract_params)
+
+    def checkpoints_at(self, now: datetime) -> tuple[KeptCheckpoint, ...]:
+        """Those that can still be downloaded and begun with, newest first."""
+        until = kept_until(self.finished_at, self.artifacts_expires_at)
+        return () if until is not None and until <= now else self.checkpoints[::-1]
 
 
 def job_stream(job_id: UUID) -> str:
@@ -162,6 +171,7 @@ def fold(state: JobState, event: JobEvent, at: datetime) -> JobState:
             return replace(
                 state,
                 checkpoint=event.checkpoint,
+                checkpoints=after_one_more(state.checkpoints, event.checkpoint, at),
                 tokens_processed=event.checkpoint.tokens_processed,
             )
         case JobReclaimed():

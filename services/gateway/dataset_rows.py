@@ -22,7 +22,9 @@ WHERE d.deleted_at < $1
   AND NOT EXISTS (
       SELECT FROM log.job j
       WHERE j.account_id = d.account_id AND j.status IN ('queued', 'running')
-        AND convert_from(j.state, 'UTF8')::jsonb #>> '{dataset,id}' = d.id::text)
+        AND d.id::text IN (
+            convert_from(j.state, 'UTF8')::jsonb #>> '{dataset,id}',
+            convert_from(j.state, 'UTF8')::jsonb #>> '{validation,id}'))
 LIMIT 1 FOR UPDATE OF d SKIP LOCKED
 """
 

@@ -5,6 +5,12 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
+from libs.contracts.training import (
+    ContractionStrategy,
+    FinetuneMethod,
+    GrowthStrategy,
+    Trainable,
+)
 from services.gateway.http.errors import invalid
 from services.gateway.model import Key, digest
 
@@ -39,11 +45,18 @@ KeyText = Annotated[
 ]
 Steps = Annotated[int, Meta(ge=1, le=1_000_000)]
 LearningRate = Annotated[
-    float, Meta(gt=0, le=1, description="Peak of the schedule; null: as the base model advises.")
+    float, Meta(gt=0, le=1, description="Peak of the schedule; null: as recommended.")
 ]
 SeqLen = Annotated[int, Meta(ge=16, le=131_072, description="Tokens in a row of a batch.")]
 BatchSize = Annotated[int, Meta(ge=1, le=4096, description="Rows in an optimizer step.")]
 Seed = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+LayerName = Annotated[str, Meta(max_length=64, pattern=r"^[A-Za-z0-9_]+$")]
+ValidationId = Annotated[
+    UUID,
+    Meta(
+        description="A data set of the same kind to hold out; then validation_fraction is not used."
+    ),
+]
 
 
 class _Hyperparams(
@@ -59,8 +72,13 @@ class _Hyperparams(
 
 
 class FinetuneHyperparams(_Hyperparams, frozen=True, kw_only=True):
-    """LoRA: null means the platform's default, or what the base model's catalogue entry says."""
+    """Adapting: null means what `POST /v1/training/recommend` says for this model and data set
+    (``lr``, ``seq_len``, ``batch_size``, ``beta``), else the platform's default.
 
+    ``method``: ``lora`` learns an adapter, ``full`` every weight, ``dpo`` an adapter from
+    preferences. With ``patience``, a job that gets no better ends early and costs what was done."""
+
+    method: FinetuneMethod = "lora"
     steps: Annotated[Steps, Meta(description="Optimizer steps.")] = FINETUNE_STEPS
     lora_rank: Annotated[int, Meta(ge=1, le=512, description="Capacity of the adapter.")] = (
         LORA_RANK
@@ -75,10 +93,47 @@ class FinetuneHyperparams(_Hyperparams, frozen=True, kw_only=True):
     validation_fraction: Annotated[float, Meta(gt=0, le=0.5)] | None = None
     eval_every: Steps | None = None
     checkpoint_every: Steps | None = None
+    target_modules: (
+        Annotated[
+            tuple[LayerName, ...],
+            Meta(
+                min_length=1,
+                max_length=64,
+                description="Linear layers that get an adapter, such as q_proj; null: all.",
+            ),
+        ]
+        | None
+    ) = None
+    use_rslora: Annotated[bool, Meta(description="Scale by alpha / sqrt(rank).")] = False
+    beta: (
+        Annotated[float, Meta(gt=0, le=100, description="How closely dpo keeps to the base.")]
+        | None
+    ) = None
+    merged_model: Annotated[
+        bool, Meta(description="Also make the base with the adapter merged in.")
+    ] = False
+    patience: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=1000,
+                description="Evaluations without a lower held-out loss after which it ends.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class TrainHyperparams(_Hyperparams, frozen=True, kw_only=True):
-    """Growth: null means the platform's default, or what the base model's catalogue entry says."""
+    """Growth: null means what `POST /v1/training/recommend` says for this model and data set
+    (``cycles``, ``steps_per_cycle``, ``lr``, ``seq_len``, ``batch_size``), else the platform's
+    default. ``strategy``: by new blocks, or by wider ones."""
+
+    strategy: GrowthStrategy = "depth"
+    trainable: Annotated[
+        Trainable, Meta(description="What learns: what has grown, or every weight.")
+    ] = "new_blocks"
 
     turns: Annotated[int, Meta(ge=1, le=100, description="Full training passes.")] = TURNS
     cycles: Annotated[int, Meta(ge=1, le=1000, description="Cycles of growing.")] | None = None
@@ -95,7 +150,10 @@ class TrainHyperparams(_Hyperparams, frozen=True, kw_only=True):
 
 
 class ContractHyperparams(_Hyperparams, frozen=True, kw_only=True):
-    """Contraction: null means the platform's default."""
+    """Contraction: null means the platform's default. ``strategy``: blocks are removed, or
+    (``width``) of every block the share ``contraction_ratio`` of its neurons."""
+
+    strategy: ContractionStrategy = "depth"
 
     contraction_ratio: Annotated[
         float, Meta(gt=0, le=1, description="How many of those layers are removed.")
@@ -105,6 +163,14 @@ class ContractHyperparams(_Hyperparams, frozen=True, kw_only=True):
     ] = LAYERS_TO_CONTRACT
     calibration_rows: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     seq_len: SeqLen | None = None
+
+
+class StartFrom(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A checkpoint to begin with: of an own fine-tune of the same model by the same method, with
+    the same adapter layers. ``step`` null: its newest."""
+
+    job_id: UUID
+    step: Annotated[int, Meta(ge=1, le=10**9)] | None = None
 
 
 class _Work(
@@ -125,20 +191,27 @@ class _Work(
 
 class _Finetune(_Work, frozen=True, kw_only=True):
     dataset_id: UUID
+    validation_dataset_id: ValidationId | None = None
+    start_from: StartFrom | None = None
     hyperparams: FinetuneHyperparams = FinetuneHyperparams()
 
 
 class _Train(_Work, frozen=True, kw_only=True):
     dataset_id: UUID
+    validation_dataset_id: ValidationId | None = None
     hyperparams: TrainHyperparams = TrainHyperparams()
 
 
 class _Contract(_Work, frozen=True, kw_only=True):
+    dataset_id: (
+        Annotated[UUID, Meta(description="Texts to measure on; null: the model writes some.")]
+        | None
+    ) = None
     hyperparams: ContractHyperparams = ContractHyperparams()
 
 
 class FinetuneRequest(_Finetune, frozen=True, kw_only=True, tag="finetune"):
-    """Adapt a model's behaviour with LoRA; its size stays."""
+    """Adapt a model's behaviour; its size stays."""
 
     idempotency_key: KeyText
 
@@ -150,7 +223,7 @@ class TrainRequest(_Train, frozen=True, kw_only=True, tag="train"):
 
 
 class ContractRequest(_Contract, frozen=True, kw_only=True, tag="contract"):
-    """Shrink a model; it needs no data set."""
+    """Shrink a model; it needs no data set, and measures on one that it gets."""
 
     idempotency_key: KeyText
 

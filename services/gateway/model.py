@@ -11,6 +11,7 @@ from msgspec import Struct
 from libs.contracts.base import DatasetRef, JobType, ModelRef, Surface
 from libs.contracts.billing_rpc import Quote, Reserved
 from libs.contracts.gateway import JobSubmitted
+from libs.contracts.scheduler import Checkpoint
 from libs.contracts.training import ContractParams, FinetuneParams, Hyperparams, TrainParams
 from services.gateway.catalog import FinetuneDefaults
 
@@ -47,6 +48,9 @@ class Order(Struct, frozen=True, kw_only=True):
     output_name: str | None
     label: str | None
     priority: bool
+    validation: DatasetRef | None = None
+    start_from: Checkpoint | None = None
+    recommended: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -108,6 +112,13 @@ def run_params(defaults: FinetuneDefaults, dataset_tokens: int) -> FinetuneParam
     )
 
 
+def adapter_rank(params: Hyperparams) -> int:
+    """0 where there is no adapter to pay for."""
+    if not isinstance(params, FinetuneParams) or params.method == "full":
+        return 0
+    return params.lora_rank
+
+
 def quote_of(order: Order) -> Quote:
     return Quote(
         account_id=order.account_id,
@@ -116,7 +127,7 @@ def quote_of(order: Order) -> Quote:
         model_params=order.model.params,
         dataset_bytes=order.dataset.size_bytes if order.dataset else 0,
         tokens=order.tokens,
-        lora_rank=order.params.lora_rank if isinstance(order.params, FinetuneParams) else 0,
+        lora_rank=adapter_rank(order.params),
         priority=order.priority,
     )
 
@@ -143,4 +154,7 @@ def submission(order: Order, reserved: Reserved, *, output_model_id: UUID) -> Jo
         tokens_planned=order.tokens,
         request_sha256=order.request_sha256,
         output_model_id=output_model_id,
+        validation=order.validation,
+        start_from=order.start_from,
+        recommended=order.recommended,
     )

@@ -3,10 +3,11 @@
 from typing import Any, assert_never
 from uuid import UUID
 
+from msgspec import Struct
+
 from libs.contracts.base import DatasetRef, JobType
 from libs.contracts.training import ContractParams, FinetuneParams, Hyperparams, TrainParams
 from services.gateway.bases import Base
-from services.gateway.catalog import FinetuneDefaults
 from services.gateway.http.errors import invalid
 from services.gateway.job_requests import (
     AnyRequest,
@@ -16,57 +17,90 @@ from services.gateway.job_requests import (
     request_digest,
 )
 from services.gateway.model import Key, Order
+from services.gateway.recommend import Settled, recommend_finetune, recommend_train
+from services.gateway.recommend_rules import MAX_JOB_TOKENS, DataFacts, ModelFacts
 
-MAX_TOKENS = 10**13
-"""More than any open model was fine-tuned on; beyond it a price would leave the ledger's range."""
 MAX_STEPS = 10**9  # what events can count
-
-FULL_LEARNING_RATE_SHARE = 0.1
-"""Of LoRA's, when whole weights are trained: "LoRA Without Regret", Thinking Machines."""
 
 NAMES = {"lr": "learning_rate"}
 """Hyperparameters that are called otherwise inside."""
 ELSEWHERE = frozenset({"source_model_id", "base_model_id", "output_name"})
 
+FINETUNE_ADVICE = ("lr", "seq_len", "batch_size")
+TRAIN_ADVICE = ("lr", "cycles", "steps_per_cycle", "seq_len", "batch_size")
+"""What is recommended where a request says nothing. The others have a documented default."""
+
+
+class Chosen(Struct, frozen=True, kw_only=True):
+    """``recommended`` names, as a request would, what nobody asked for."""
+
+    params: Hyperparams
+    recommended: tuple[str, ...]
+
 
 def params_of(
-    hyper: FinetuneHyperparams | TrainHyperparams | ContractHyperparams, advised: FinetuneDefaults
-) -> Hyperparams:
-    """Every value explicit: the request's, else the model's, else the platform's default.
+    hyper: FinetuneHyperparams | TrainHyperparams | ContractHyperparams,
+    model: ModelFacts,
+    data: DataFacts,
+) -> Chosen:
+    """Every value explicit: the request's, else the recommended one, else the platform's default.
 
     Raises ApiError 422 for more work than a job may have.
     """
+    advice = _advice(hyper, model, data)
     said = {
-        NAMES.get(name, name): value
+        name: value
         for name in hyper.__struct_fields__
         if name not in ELSEWHERE and (value := getattr(hyper, name)) is not None
     }
+    recommended = {name: value for name, value in advice.items() if name not in said}
+    values = {NAMES.get(name, name): value for name, value in (recommended | said).items()}
     chosen: Hyperparams
     match hyper:
         case FinetuneHyperparams():
-            chosen = FinetuneParams(**(_advice(advised) | said))
+            if hyper.target_modules is not None:
+                values["target_modules"] = tuple(sorted(set(hyper.target_modules)))
+            chosen = FinetuneParams(**values)
         case TrainHyperparams():
-            rate = advised.learning_rate * FULL_LEARNING_RATE_SHARE
-            rest = {"learning_rate": rate, "batch_size": advised.batch_size}
-            chosen = TrainParams(**(rest | said))
+            chosen = TrainParams(**values)
         case ContractHyperparams():
-            chosen = ContractParams(**said)
+            chosen = ContractParams(**values)
         case _:
             assert_never(hyper)
-    if chosen.planned_tokens > MAX_TOKENS or chosen.planned_steps > MAX_STEPS:
+    if chosen.planned_tokens > MAX_JOB_TOKENS or chosen.planned_steps > MAX_STEPS:
         raise invalid(
             f"hyperparams: {chosen.planned_steps} steps over {chosen.planned_tokens} tokens are"
-            f" more than a job may have ({MAX_STEPS} steps, {MAX_TOKENS} tokens); lower them"
+            f" more than a job may have ({MAX_STEPS} steps, {MAX_JOB_TOKENS} tokens); lower them"
         )
-    return chosen
+    return Chosen(params=chosen, recommended=tuple(recommended))
 
 
-def _advice(advised: FinetuneDefaults) -> dict[str, Any]:
-    return {
-        "learning_rate": advised.learning_rate,
-        "seq_len": advised.seq_len,
-        "batch_size": advised.batch_size,
-    }
+def _advice(
+    hyper: FinetuneHyperparams | TrainHyperparams | ContractHyperparams,
+    model: ModelFacts,
+    data: DataFacts,
+) -> dict[str, Any]:
+    """What is recommended beside what the request says."""
+    answer: Any
+    match hyper:
+        case FinetuneHyperparams():
+            settled = Settled(seq_len=hyper.seq_len, batch_size=hyper.batch_size)
+            answer = recommend_finetune(model, data, settled, hyper.method)
+            names = FINETUNE_ADVICE + (("beta",) if hyper.method == "dpo" else ())
+        case TrainHyperparams():
+            settled = Settled(
+                turns=hyper.turns,
+                cycles=hyper.cycles,
+                steps_per_cycle=hyper.steps_per_cycle,
+                seq_len=hyper.seq_len,
+                batch_size=hyper.batch_size,
+            )
+            answer, names = recommend_train(model, data, settled), TRAIN_ADVICE
+        case ContractHyperparams():
+            return {}
+        case _:
+            assert_never(hyper)
+    return {name: getattr(answer.recommended, name) for name in names}
 
 
 def order_of(
@@ -76,7 +110,9 @@ def order_of(
     key: Key | None,
     base: Base,
     dataset: DatasetRef | None,
+    validation: DatasetRef | None = None,
 ) -> Order:
+    chosen = params_of(request.hyperparams, base.facts, facts_of(dataset))
     return Order(
         account_id=account_id,
         surface="jobs",
@@ -85,11 +121,20 @@ def order_of(
         job_type=job_type_of(request),
         model=base.ref,
         dataset=dataset,
-        params=params_of(request.hyperparams, base.advised),
+        params=chosen.params,
         output_name=request.hyperparams.output_name,
         label=request.label,
         priority=request.priority_processing,
+        validation=validation,
+        recommended=chosen.recommended,
     )
+
+
+def facts_of(dataset: DatasetRef | None) -> DataFacts:
+    """What a recommendation goes by; a job without a data set takes none of them."""
+    if dataset is None:
+        return DataFacts(tokens=1)
+    return DataFacts(tokens=max(1, dataset.tokens), examples=max(1, dataset.rows))
 
 
 def job_type_of(request: AnyRequest) -> JobType:

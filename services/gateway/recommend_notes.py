@@ -13,14 +13,19 @@ SHORTFALL = 0.95  # under this share of the epochs aimed at, a note says so
 UNITS = ("", "K", "M", "B", "T")
 
 
-def notes_of(model: ModelFacts, data: DataFacts, aim: int, passes: float) -> list[str]:
+def notes_of(
+    model: ModelFacts, data: DataFacts, aim: int, passes: float, *, sized_rate: bool = True
+) -> list[str]:
+    """``sized_rate``: the learning rate follows from the model's size."""
     said = passes_said(passes)
     epochs = "epoch" if said == "1" else "epochs"
     notes = [
         f"≈{said} {epochs} over your ~{rounded(data.tokens)}-token dataset",
-        f"Learning rate tuned for a ~{rounded(model.params)} model",
+        f"Learning rate tuned for a ~{rounded(model.params)} model"
+        if sized_rate
+        else f"Learning rate for preferences, on a ~{rounded(model.params)} model as on any",
     ]
-    if model.shape is None and model.swept is None:
+    if sized_rate and model.shape is None and model.swept is None:
         notes.append(
             f"The model's hidden size is not known here; {hidden_size(model)} is what published"
             " Llama models of its size have, so look further around the learning rate"

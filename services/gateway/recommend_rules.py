@@ -27,6 +27,14 @@ MAX_EPOCHS = 25
 TOKENS_PER_EXAMPLE = 256  # where only tokens are known: a row of a train job
 REPETITION_VALUE = 15.4  # R*: how many repetitions it takes until repeating has paid 63 %
 
+FULL_LEARNING_RATE_SHARE = 0.1
+"""Of LoRA's, when whole weights are trained: "LoRA Without Regret", Thinking Machines."""
+
+DPO_RATE, DPO_BETA = 1e-5, 0.1
+
+MAX_JOB_TOKENS = 10**13
+"""More than any open model was fine-tuned on; beyond it a price would leave the ledger's range."""
+
 GOOD_STEPS, FEWEST_STEPS = 1000, 100  # optimizer steps
 MIN_SEQ_LEN = 16
 USUAL_RANK, MIN_RANK, MAX_RANK = 32, 8, 128
@@ -77,6 +85,11 @@ LLAMA_PRO = Source(
     "Wu et al.: LLaMA Pro, Progressive LLaMA with Block Expansion",
     "https://arxiv.org/abs/2401.02415",
 )
+DPO_GUIDE = Source(
+    "Thinking Machines, tinker-cookbook: DPO guide",
+    _COOKBOOK + "e251cd56a589df139bc8fee08d2024e21e1ab814/docs/preferences/dpo-guide.mdx",
+)
+REQUEST = Source("The request", None)
 PLATFORM = Source("The platform's defaults", None)
 
 

@@ -46,7 +46,8 @@ from libs.contracts.scheduler import (
     JobTrained,
 )
 from libs.eventlog.read import TimelineEntry
-from services.gateway.views import hyperparams_view
+from services.gateway.hyperparams import hyperparams_view
+from services.gateway.views import started_from
 
 
 class Moment(Struct, frozen=True, kw_only=True):
@@ -95,6 +96,7 @@ def payload_of(event: AnyEvent) -> dict[str, Any]:
             return {
                 "tokens_processed": event.tokens_processed,
                 "artifacts_expires_at": event.artifacts_expires_at,
+                "charge_cents": event.charge_cents,
             }
         case JobFailed():
             return {"code": event.code, "message": event.message}
@@ -176,7 +178,10 @@ def _submitted(event: JobSubmitted) -> dict[str, Any]:
         "surface": event.surface,
         "base_model": {"id": event.model.id, "slug": event.model.slug},
         "dataset_id": event.dataset.id if event.dataset else None,
+        "validation_dataset_id": event.validation.id if event.validation else None,
+        "start_from": started_from(event.start_from),
         "hyperparams": hyperparams_view(event.hyperparams),
+        "recommended": list(event.recommended),
         "output_name": event.output_name,
         "label": event.label,
         "priority_processing": event.priority,

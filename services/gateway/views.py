@@ -3,18 +3,14 @@
 from datetime import datetime
 from uuid import UUID
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct
 from msgspec.structs import asdict
 
 from libs.contracts.base import JobStatus, JobType, Surface
 from libs.contracts.results import RunResult
-from libs.contracts.training import (
-    ContractionStrategy,
-    FinetuneMethod,
-    GrowthStrategy,
-    Hyperparams,
-)
+from libs.contracts.scheduler import Checkpoint
 from libs.jobstate.state import JobState
+from services.gateway.hyperparams import JobHyperparams, hyperparams_view
 
 CENTS = 100
 
@@ -33,38 +29,11 @@ class ModelName(Struct, frozen=True):
     slug: str
 
 
-class JobHyperparams(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a job trains with, every default filled in. Only what its type has is there, under the
-    names that a submission takes."""
+class StartedFrom(Struct, frozen=True):
+    """The checkpoint of another job that the work began with."""
 
-    method: FinetuneMethod | UnsetType = UNSET
-    strategy: GrowthStrategy | ContractionStrategy | UnsetType = UNSET
-    trainable: str | UnsetType = UNSET
-    steps: int | UnsetType = UNSET
-    lora_rank: int | UnsetType = UNSET
-    lora_alpha: float | UnsetType = UNSET
-    target_modules: tuple[str, ...] | UnsetType | None = UNSET
-    use_rslora: bool | UnsetType = UNSET
-    beta: float | UnsetType = UNSET
-    merged_model: bool | UnsetType = UNSET
-    patience: int | UnsetType | None = UNSET
-    turns: int | UnsetType = UNSET
-    cycles: int | UnsetType = UNSET
-    steps_per_cycle: int | UnsetType = UNSET
-    layers_per_cycle: int | UnsetType = UNSET
-    contraction_ratio: float | UnsetType = UNSET
-    num_layers_to_contract: int | UnsetType = UNSET
-    calibration_rows: int | UnsetType = UNSET
-    lr: float | UnsetType = UNSET
-    seq_len: int | UnsetType = UNSET
-    batch_size: int | UnsetType = UNSET
-    warmup_ratio: float | UnsetType = UNSET
-    weight_decay: float | UnsetType = UNSET
-    max_grad_norm: float | UnsetType = UNSET
-    validation_fraction: float | UnsetType = UNSET
-    eval_every: int | UnsetType = UNSET
-    checkpoint_every: int | UnsetType = UNSET
-    seed: int | UnsetType = UNSET
+    job_id: UUID
+    step: int
 
 
 class JobView(Struct, frozen=True, kw_only=True):
@@ -74,6 +43,8 @@ class JobView(Struct, frozen=True, kw_only=True):
     ``last_checkpoint_step``: no fault of the job's. ``price_cents`` was agreed at submission,
     ``charge_cents`` is what was taken, null until the job has ended. ``steps_total`` and
     ``tokens_planned`` are the whole work, ``tokens_processed`` what is done of it.
+    ``recommended`` names the hyperparameters that nobody asked for: they are what
+    `POST /v1/training/recommend` says for the model and the data set.
     ``surface`` is the API that it came in by. ``artifacts_expires_at`` is when its files go.
     """
 
@@ -92,6 +63,9 @@ class JobView(Struct, frozen=True, kw_only=True):
     output_name: str | None
     label: str | None
     hyperparams: JobHyperparams
+    recommended: list[str]
+    validation_dataset_id: UUID | None
+    start_from: StartedFrom | None
     steps_total: int
     tokens_planned: int
     tokens_processed: int
@@ -170,11 +144,11 @@ def _failure(state: JobState) -> Failure | None:
     return Failure(state.failure_code, state.failure_message or "")
 
 
-def hyperparams_view(params: Hyperparams) -> JobHyperparams:
-    fields = asdict(params)
-    if "learning_rate" in fields:
-        fields["lr"] = fields.pop("learning_rate")
-    return JobHyperparams(**fields)
+def started_from(checkpoint: Checkpoint | None) -> StartedFrom | None:
+    """Whose it is stands in its key."""
+    if checkpoint is None:
+        return None
+    return StartedFrom(UUID(checkpoint.key.split("/")[1]), checkpoint.step)
 
 
 def job_view(state: JobState) -> JobView:
@@ -194,6 +168,9 @@ def job_view(state: JobState) -> JobView:
         output_name=state.output_name,
         label=state.label,
         hyperparams=hyperparams_view(state.hyperparams),
+        recommended=list(state.recommended),
+        validation_dataset_id=state.validation.id if state.validation else None,
+        start_from=started_from(state.start_from),
         steps_total=state.steps_total or state.hyperparams.planned_steps,
         tokens_planned=state.tokens_planned,
         tokens_processed=state.tokens_processed,

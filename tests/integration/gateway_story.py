@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 from libs.contracts.base import ArtifactFile, Event
 from libs.contracts.events import decode_job_event
-from libs.contracts.scheduler import JobCompleted, JobLeased, JobStarted, JobTrained
+from libs.contracts.scheduler import Checkpoint, JobCompleted, JobLeased, JobStarted, JobTrained
 from libs.eventlog.read import load
 from libs.eventlog.record import Append, Context, records_after
 from libs.jobstate.state import job_stream, row_of, state_of
@@ -20,6 +20,16 @@ def file(name: str, role: str, key: str) -> ArtifactFile:
 
 
 ARCHIVE = file("artifacts.tar.gz", "archive", ARCHIVE_KEY)
+
+
+def checkpoint_of(job_id: str, step: int) -> Checkpoint:
+    return Checkpoint(
+        step=step,
+        key=f"jobs/{job_id}/1/checkpoint-{step}.tar",
+        sha256=f"{step:064d}",
+        size_bytes=1_000 + step,
+        tokens_processed=100 * step,
+    )
 
 
 async def happened(

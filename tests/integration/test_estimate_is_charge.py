@@ -36,6 +36,7 @@ from services.gateway.catalog import FinetuneDefaults
 from services.gateway.model import Order, quote_of
 from services.gateway.model import submission as submission_of
 from services.gateway.orders import order_of
+from services.gateway.recommend_rules import ModelFacts
 from services.gateway.routes.jobs import decode_estimate, decode_job_request
 from services.scheduler import model as scheduler
 from tests.support.jobs import NOON, context, envelope, finished_result
@@ -115,7 +116,8 @@ def hyperparams(rng: random.Random, job_type: str) -> dict[str, Any]:
     match job_type:
         case "finetune":
             rank = rng.choice(RANKS)
-            return {"steps": steps, "seq_len": seq_len, "batch_size": batch, "lora_rank": rank}
+            tuned = {"steps": steps, "seq_len": seq_len, "batch_size": batch}
+            return tuned | rng.choice(({"lora_rank": rank}, {"method": "full"}))
         case "train":
             shape = {"turns": some(rng, 1, 5), "cycles": some(rng, 1, 10)}
             return shape | {"steps_per_cycle": some(rng, 1, 2_000), "seq_len": seq_len}
@@ -154,7 +156,7 @@ def ordered(wanted: Asked, key: str | None = None) -> Order:
         body = wanted.body | {"idempotency_key": key}
         request = decode_job_request.decode(msgspec.json.encode(body))
     dataset = None if wanted.body["type"] == "contract" else DATASET
-    base = Base(ref=wanted.model, advised=ADVISED)
+    base = Base(ref=wanted.model, facts=ModelFacts(params=wanted.model.params, advised=ADVISED))
     return order_of(request, account_id=wanted.account_id, key=None, base=base, dataset=dataset)
 
 
@@ -163,7 +165,8 @@ def recomputed(prices: Prices, order: Order, subscription: Subscription) -> int:
     rate = prices.jobs[order.job_type]
     cents = Fraction(rate.cents_per_million_tokens_and_billion_params)
     cents *= Fraction(order.tokens, 10**6) * Fraction(order.model.params, 10**9)
-    rank = getattr(order.params, "lora_rank", 0)
+    adapted = getattr(order.params, "method", "full") != "full"
+    rank = getattr(order.params, "lora_rank", 0) if adapted else 0
     cents *= 1 + Fraction(rate.rank_step_percent, 100) * (max(rank - 1, 0) // 32)
     extra = prices.priority.jobs_cents if order.priority and subscription == "none" else 0
     return rate.base_cents + math.ceil(cents) + extra

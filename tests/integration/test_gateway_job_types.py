@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from deploy.local.s3 import S3Settings
+from libs.contracts.base import ModelSource
 from libs.contracts.events import decode_job_event
 from libs.contracts.gateway import JobSubmitted
 from libs.contracts.training import ContractParams, TrainParams
@@ -166,7 +167,7 @@ async def test_an_own_model_is_listed_first_and_can_be_worked_on_until_it_expire
     by_job = {model["job_id"]: model for model in own}
     model = by_job[grown]
     assert (model["name"], model["kind"], model["available"]) == ("grown", "model", True)
-    assert (by_job[tuned]["kind"], by_job[tuned]["available"]) == ("adapter", False)
+    assert (by_job[tuned]["kind"], by_job[tuned]["available"]) == ("adapter", True)
     assert {entry["owned_by"] for entry in catalog} == {"catalog"}
     assert decoded(await get(gateway, f"/v1/models/{model['id']}")) == model
     assert decoded(await get(gateway, "/v1/models/tiny-llama"))["id"] == TINY_LLAMA
@@ -176,8 +177,10 @@ async def test_an_own_model_is_listed_first_and_can_be_worked_on_until_it_expire
     source = (await submitted(gateway, decoded(further)["id"])).model.source
     assert (source.kind, source.location) == ("s3", f"jobs/{grown}/1")
     of_adapter = await post(gateway, "/v1/jobs", contract(by_job[tuned]["id"]))
-    assert of_adapter.status_code == 422
-    assert "adapter" in decoded(of_adapter)["error"]["message"]
+    assert of_adapter.status_code == 201, of_adapter.text
+    base = (await submitted(gateway, decoded(of_adapter)["id"])).model
+    assert (base.source.kind, base.source.location) == ("local", "tiny-llama")
+    assert base.adapter == ModelSource(kind="s3", location=f"jobs/{tuned}/1")
 
     gateway.clock.ahead = timedelta(days=8)
     try:

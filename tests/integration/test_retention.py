@@ -35,8 +35,8 @@ from libs.objectstore import ObjectStore, StoreUnavailable
 from services.artifact.handlers import Desk
 from services.artifact.model import EXPIRY_MARGIN, LEFTOVERS_GRACE, RETENTION
 from services.artifact.retention import CLAIM, Keeper, delete_due
-from services.gateway.routes.models import own_view
 from services.gateway.timeline import moment
+from services.gateway.views import downloadable
 from tests.support.jobs import NOON, Clock, context, finished_result, first_append, submission
 from tests.support.objects import store_settings
 from tests.support.running import running
@@ -346,7 +346,7 @@ async def test_what_is_deleted_cannot_be_downloaded_and_its_timeline_says_so(
     last = moment((await timeline(house.admin, job.id))[-1])
     assert (last.kind, last.ts) == ("artifact.deleted", EXPIRY + EXPIRY_MARGIN)
     assert last.payload == {"reason": "expired", "files": 3, "size_bytes": 18}
-    assert not own_view(job, EXPIRY + EXPIRY_MARGIN).available
+    assert not downloadable(job, EXPIRY + EXPIRY_MARGIN)
     async with GroupCommit(partial(connect, fresh_database.dsn("artifact"))) as log:
         desk = Desk(
             pool=house.keeper.pool, log=log, store=house.store, now=house.keeper.now, new_id=uuid4

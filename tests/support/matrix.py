@@ -17,13 +17,14 @@ import pytest
 from msgspec import Struct
 
 from libs.contracts import artifact_rpc, scheduler_rpc, telemetry_rpc
+from libs.contracts.scheduler import JobCheckpointed
 from libs.contracts.training import LogLine
 from services.gateway.app import ROUTES
 from services.gateway.http.operation import Operation, operations_of
 from tests.integration.gateway_app import ROWS, Gateway, bearer, decoded, run_form
-from tests.integration.gateway_story import completing, file, happened
+from tests.integration.gateway_story import checkpoint_of, completing, file, happened
 
-Kind = Literal["run_id", "job_id", "dataset_id", "model_id", "key_id"]
+Kind = Literal["run_id", "job_id", "dataset_id", "validation_id", "model_id", "key_id"]
 
 OPERATIONS = operations_of(ROUTES)
 
@@ -32,8 +33,10 @@ IDS_IN_BODIES: Mapping[str, Kind] = {
     "base_model_id": "model_id",
     "source_model_id": "model_id",
     "model_id": "model_id",
+    "validation_dataset_id": "validation_id",
+    "job_id": "run_id",
 }
-"""What the ids in bodies and forms name."""
+"""What the ids in bodies and forms name. The job to start from is a fine-tune, as runs are."""
 
 HERE = "tests/support/matrix.py"
 TINY_LLAMA = "tiny-llama"
@@ -80,7 +83,8 @@ async def plant(gateway: Gateway) -> Owner:
             data=run_form(label=marker),
         )
         found += [("dataset_id", dataset["id"]), ("run_id", run["run_id"])]
-        await happened(gateway, run["run_id"], *completing(), account_id=account_id)
+        checkpointed = JobCheckpointed(epoch=1, checkpoint=checkpoint_of(run["run_id"], 5))
+        await happened(gateway, run["run_id"], *completing(), checkpointed, account_id=account_id)
     job = await _posted(
         gateway, "/v1/jobs", headers=headers, json=job_body(found[-2][1], marker, marker=marker)
     )
@@ -94,7 +98,7 @@ async def plant(gateway: Gateway) -> Owner:
         json={"name": marker},
     )
     found += [("job_id", job["id"]), ("model_id", decoded(made)["output_model_id"])]
-    found += [("key_id", api_key["id"])]
+    found += [("key_id", api_key["id"]), ("validation_id", found[0][1])]
     secrets = [marker, str(account_id), key, api_key["key"], *(value for _, value in found)]
     return Owner(account_id=account_id, key=key, marker=marker, ids=dict(found), secrets=secrets)
 
@@ -157,6 +161,8 @@ def request_of(
         *outer, last = place.split(".")
         if last in ("base_model_id", "source_model_id"):
             body.pop("base_model_id", None)  # one name for the model is allowed
+        if outer == ["start_from"]:
+            body["type"] = "finetune"
         for name in outer:
             body = body.setdefault(name, {})
         body[last] = value

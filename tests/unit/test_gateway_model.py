@@ -3,6 +3,7 @@
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
@@ -18,6 +19,7 @@ from libs.contracts.training import ContractParams, FinetuneParams, TrainParams
 from libs.eventlog.read import TimelineEntry
 from libs.eventlog.record import Meta
 from services.gateway.access.key_text import hash_of, key_of, well_formed
+from services.gateway.bases import catalog_facts
 from services.gateway.catalog import CatalogError, FinetuneDefaults, read_catalog
 from services.gateway.http.errors import ApiError
 from services.gateway.http.pages import Place, cursor_of, page, place_of
@@ -39,11 +41,15 @@ from services.gateway.model import (
     standing,
 )
 from services.gateway.orders import params_of
+from services.gateway.recommend import Settled, recommend_finetune, recommend_train
+from services.gateway.recommend_rules import DataFacts, ModelFacts
 from services.gateway.timeline import moment
 from tests.support.jobs import NOON, finished_result, submission
 
 ROOT = Path(__file__).parents[2]
 DEFAULTS = FinetuneDefaults(learning_rate=1e-3, seq_len=128, batch_size=8)
+FACTS = ModelFacts(params=10**9, advised=DEFAULTS)
+PLENTY = DataFacts(tokens=10**6, examples=4_000)
 ACCOUNT = UUID(int=7)
 DAY = timedelta(days=1)
 
@@ -107,30 +113,61 @@ def test_a_run_makes_about_three_passes_within_its_plans_bounds(tokens: int) -> 
         assert 3 * tokens <= steps * 8 * 128 < 3 * tokens + 8 * 128
 
 
-def test_a_jobs_hyperparameters_come_from_the_request_then_the_model() -> None:
+def test_a_jobs_hyperparameters_come_from_the_request_then_the_recommendation() -> None:
     model = read_catalog(ROOT / "catalog.toml")[0]
 
-    chosen = params_of(FinetuneHyperparams(lr=2e-4, seed=3), model.finetune)
+    found = params_of(FinetuneHyperparams(lr=2e-4, seed=3), catalog_facts(model), PLENTY)
 
+    chosen = found.params
     assert isinstance(chosen, FinetuneParams)
+    assert found.recommended == ("seq_len", "batch_size")
     assert (chosen.learning_rate, chosen.seed) == (2e-4, 3)
     assert (chosen.steps, chosen.lora_rank) == (2000, 32)
-    assert (chosen.seq_len, chosen.batch_size) == (
-        model.finetune.seq_len,
-        model.finetune.batch_size,
+    advice = recommend_finetune(catalog_facts(model), PLENTY).recommended
+    assert (chosen.seq_len, chosen.batch_size) == (advice.seq_len, advice.batch_size)
+
+
+def test_a_growth_has_the_documented_turns_and_the_rest_as_recommended_for_them() -> None:
+    found = params_of(TrainHyperparams(), FACTS, PLENTY)
+    advice = recommend_train(FACTS, PLENTY, Settled(turns=1)).recommended
+    assert found.params == TrainParams(
+        turns=1,
+        cycles=advice.cycles,
+        steps_per_cycle=advice.steps_per_cycle,
+        learning_rate=advice.lr,
+        seq_len=advice.seq_len,
+        batch_size=advice.batch_size,
     )
+    assert found.recommended == ("lr", "cycles", "steps_per_cycle", "seq_len", "batch_size")
 
 
-def test_a_growth_has_the_references_defaults_and_a_tenth_of_the_adapters_rate() -> None:
-    assert params_of(TrainHyperparams(), DEFAULTS) == TrainParams(
-        turns=1, cycles=4, steps_per_cycle=1000, learning_rate=1e-4, seq_len=256, batch_size=8
-    )
+def test_what_is_recommended_fits_what_was_asked_for() -> None:
+    asked = TrainHyperparams(turns=3, steps_per_cycle=50, batch_size=2, seq_len=64)
+    params = params_of(asked, FACTS, PLENTY).params
+    assert isinstance(params, TrainParams)
+    assert (params.turns, params.steps_per_cycle, params.batch_size) == (3, 50, 2)
+    lone = params_of(FinetuneHyperparams(batch_size=2), FACTS, PLENTY).params
+    many = params_of(FinetuneHyperparams(batch_size=32), FACTS, PLENTY).params
+    assert isinstance(lone, FinetuneParams)
+    assert isinstance(many, FinetuneParams)
+    assert many.learning_rate == pytest.approx(4 * lone.learning_rate, rel=0.06)
 
 
-def test_a_contraction_has_the_references_defaults() -> None:
-    assert params_of(ContractHyperparams(), DEFAULTS) == ContractParams(
-        contraction_ratio=0.5, num_layers_to_contract=8
-    )
+def test_every_method_has_its_learning_rate() -> None:
+    def rate(**said: Any) -> float:
+        params = params_of(FinetuneHyperparams(**said), FACTS, PLENTY).params
+        assert isinstance(params, FinetuneParams)
+        return params.learning_rate
+
+    assert rate(method="full") == pytest.approx(rate() / 10, rel=0.06)
+    assert rate(method="dpo") == 1e-5
+    assert params_of(FinetuneHyperparams(method="dpo"), FACTS, PLENTY).recommended[-1] == "beta"
+
+
+def test_a_contraction_has_the_references_defaults_and_nothing_recommended() -> None:
+    found = params_of(ContractHyperparams(), FACTS, DataFacts(tokens=1))
+    assert found.params == ContractParams(contraction_ratio=0.5, num_layers_to_contract=8)
+    assert found.recommended == ()
 
 
 @pytest.mark.parametrize(
@@ -144,7 +181,7 @@ def test_more_work_than_the_ledger_can_price_is_refused(
     hyper: FinetuneHyperparams | TrainHyperparams,
 ) -> None:
     with pytest.raises(ApiError, match="more than a job may have"):
-        params_of(hyper, DEFAULTS)
+        params_of(hyper, FACTS, PLENTY)
 
 
 @given(st.datetimes(timezones=st.just(UTC)), st.uuids())

@@ -10,16 +10,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from libs.contracts.training import FinetuneParams, TrainParams
+from libs.contracts.training import FinetuneMethod, FinetuneParams, TrainParams
 from services.gateway.catalog import FinetuneDefaults, Shape, Swept, read_catalog
 from services.gateway.job_requests import FinetuneHyperparams, TrainHyperparams
 from services.gateway.orders import params_of
-from services.gateway.recommend import (
-    Recommendation,
-    TrainRecommendation,
-    recommend_finetune,
-    recommend_train,
-)
+from services.gateway.recommend import recommend_finetune, recommend_train
+from services.gateway.recommend_answers import Recommendation, TrainRecommendation
 from services.gateway.recommend_notes import passes_said, rounded
 from services.gateway.recommend_rules import (
     DataFacts,
@@ -81,6 +77,18 @@ def both(model: ModelFacts, data: DataFacts) -> tuple[Recommendation, Recommenda
     return recommend_train(model, data), recommend_finetune(model, data)
 
 
+def each(model: ModelFacts, data: DataFacts) -> list[tuple[str, Recommendation]]:
+    """One a job type and method."""
+    methods: tuple[FinetuneMethod, ...] = ("lora", "full", "dpo")
+    tuned = [(method, recommend_finetune(model, data, method=method)) for method in methods]
+    return [("train", recommend_train(model, data)), *tuned]
+
+
+def numbers(answer: Recommendation) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.to_builtins(answer.recommended)
+    return found
+
+
 def tokens_seen(answer: Recommendation) -> int:
     chosen: dict[str, Any] = msgspec.structs.asdict(answer.recommended)
     steps = chosen.get("steps") or chosen["turns"] * chosen["cycles"] * chosen["steps_per_cycle"]
@@ -93,14 +101,14 @@ def tokens_seen(answer: Recommendation) -> int:
 def test_a_recommendation_lies_in_its_windows_and_each_number_has_its_reason(
     model: ModelFacts, data: DataFacts
 ) -> None:
-    for answer in both(model, data):
-        chosen = msgspec.structs.asdict(answer.recommended)
+    for _, answer in each(model, data):
+        chosen = numbers(answer)
         for name, value in chosen.items():
             window = getattr(answer.windows, name)
             assert window.min <= value <= window.max, name
             assert math.isfinite(value)
             assert value > 0
-            whole = name != "lr"
+            whole = name not in ("lr", "beta")
             assert {type(value), type(window.min), type(window.max)} == {int if whole else float}
         assert [why.output for why in answer.evidence] == list(chosen) == list(answer.confidence)
 
@@ -112,15 +120,15 @@ def test_a_recommendation_lies_in_its_windows_and_each_number_has_its_reason(
 def test_a_job_takes_what_is_recommended_and_both_ends_of_every_window(
     model: ModelFacts, data: DataFacts
 ) -> None:
-    for answer in both(model, data):
+    for method, answer in each(model, data):
         train = isinstance(answer, TrainRecommendation)
         requested = TrainHyperparams if train else FinetuneHyperparams
         params = TrainParams if train else FinetuneParams
-        chosen = msgspec.structs.asdict(answer.recommended)
-        ordered = params_of(msgspec.convert(chosen, requested), model.advised)
+        chosen = numbers(answer) | ({} if train else {"method": method})
+        ordered = params_of(msgspec.convert(chosen, requested), model, data).params
         assert ordered.planned_tokens == tokens_seen(answer)
         assert msgspec.convert(msgspec.to_builtins(ordered), params) == ordered
-        for name in chosen:
+        for name in numbers(answer):
             for end in ("min", "max"):
                 edge = getattr(getattr(answer.windows, name), end)
                 msgspec.convert(chosen | {name: edge}, requested)

@@ -13,17 +13,13 @@ from libs.contracts.base import Cents, Count, JobType
 from libs.contracts.billing_rpc import QUOTE
 from libs.contracts.scheduler_rpc import CANCEL, AlreadyEnded, CancelJob
 from libs.jobstate.state import decode_state, submitted
-from services.gateway.bases import find_base
-from services.gateway.dataset_rows import own_dataset
 from services.gateway.duration import decode_past, expected_seconds
 from services.gateway.http.errors import ApiError
 from services.gateway.http.operation import operation
 from services.gateway.http.pages import Page, PageQuery, place_of
 from services.gateway.http.replies import Reply, reply
+from services.gateway.hyperparams import JobHyperparams, hyperparams_view
 from services.gateway.job_requests import (
-    AnyRequest,
-    ContractEstimate,
-    ContractRequest,
     EstimateRequest,
     JobRequest,
     key_of,
@@ -31,12 +27,12 @@ from services.gateway.job_requests import (
     request_digest,
 )
 from services.gateway.job_rows import job_page, own_job, own_state
-from services.gateway.model import Key, Order, quote_of
-from services.gateway.orders import order_of
-from services.gateway.parts import Asked, Parts, caller_of, parts_of
+from services.gateway.model import quote_of
+from services.gateway.ordering import ordered
+from services.gateway.parts import Asked, caller_of, parts_of
 from services.gateway.reading import read_json, read_query
 from services.gateway.submission import Settled, replay_or_generation, submit
-from services.gateway.views import JobHyperparams, JobView, ModelName, hyperparams_view, job_view
+from services.gateway.views import JobView, ModelName, job_view
 
 REMEMBERED = 4096  # jobs of which the JSON is at hand, of some 2 KB each with their state
 ESTIMATE_LIFE = timedelta(hours=1)  # long enough to decide; what is looked at later is asked anew
@@ -75,6 +71,7 @@ class Estimate(Struct, frozen=True, kw_only=True):
     tokens_planned: int
     steps_total: int
     hyperparams: JobHyperparams
+    recommended: list[str]
     base_model: ModelName
     dataset_id: UUID | None
     priority_processing: bool
@@ -99,7 +96,7 @@ async def estimate_job(request: Asked) -> Reply:
     """
     parts = parts_of(request)
     wanted = await read_json(request, decode_estimate)
-    order = await _ordered(parts, caller_of(request).account_id, wanted, None)
+    order = await ordered(parts, caller_of(request).account_id, wanted, None)
     price = await ask(parts.broker, QUOTE, quote_of(order))
     past = [decode_past(row["state"]) for row in await parts.pool.fetch(SPEED_SQL)]
     return reply(
@@ -112,6 +109,7 @@ async def estimate_job(request: Asked) -> Reply:
             tokens_planned=order.tokens,
             steps_total=order.params.planned_steps,
             hyperparams=hyperparams_view(order.params),
+            recommended=list(order.recommended),
             base_model=ModelName(order.model.id, order.model.slug),
             dataset_id=order.dataset.id if order.dataset else None,
             priority_processing=order.priority,
@@ -151,17 +149,8 @@ async def submit_job(request: Asked) -> Reply:
     found = await replay_or_generation(parts, account_id, key, request_digest(wanted))
     if isinstance(found, Settled):
         return created(found)
-    order = await _ordered(parts, account_id, wanted, key)
+    order = await ordered(parts, account_id, wanted, key)
     return created(await submit(parts, order, found))
-
-
-async def _ordered(parts: Parts, account_id: UUID, wanted: AnyRequest, key: Key | None) -> Order:
-    """Raises ApiError 422 or 404."""
-    base = await find_base(parts, account_id, model_name(wanted))
-    dataset = None
-    if not isinstance(wanted, ContractRequest | ContractEstimate):
-        dataset = await own_dataset(parts.pool, account_id, wanted.dataset_id)
-    return order_of(wanted, account_id=account_id, key=key, base=base, dataset=dataset)
 
 
 def created(settled: Settled) -> Reply:

@@ -9,15 +9,15 @@ from litestar.params import FromPath
 from msgspec import Meta, Struct
 
 from libs.jobstate.state import JobState, decode_state
-from services.gateway.bases import own_model, weights_folder
+from services.gateway.bases import own_available, own_model, params_made, weights_of
 from services.gateway.catalog import Catalog, CatalogModel
 from services.gateway.http.errors import not_found
 from services.gateway.http.operation import operation
 from services.gateway.http.pages import Page, PageQuery, Place, page, place_of
 from services.gateway.http.replies import Reply, reply
-from services.gateway.parts import Asked, caller_of, parts_of
+from services.gateway.parts import Asked, Parts, caller_of, parts_of
 from services.gateway.reading import read_query
-from services.gateway.views import ModelName, downloadable
+from services.gateway.views import ModelName
 
 Owner = Literal["catalog", "account"]
 
@@ -116,8 +116,11 @@ async def list_models(request: Asked) -> Reply:
     parts, after = parts_of(request), place_of(query.cursor)
     found: list[tuple[Place, Model]] = []
     if query.owner != "catalog":
-        jobs = await _own_jobs(parts.pool, caller_of(request).account_id, after, query.limit + 1)
-        found += [(Place(job.created_at, job.id), own_view(job, parts.now())) for job in jobs]
+        account_id = caller_of(request).account_id
+        jobs = await _own_jobs(parts.pool, account_id, after, query.limit + 1)
+        found += [
+            (Place(job.created_at, job.id), await _own_view(parts, account_id, job)) for job in jobs
+        ]
     if query.owner != "account" and len(found) <= query.limit:
         listed = sorted(parts.catalog.models, key=lambda model: model.id, reverse=True)
         found += [
@@ -142,10 +145,11 @@ async def one_model(request: Asked, model_id: FromPath[str]) -> Reply:
     parts = parts_of(request)
     if (listed := parts.catalog.find(model_id)) is not None:
         return reply(catalog_view(listed, parts.catalog))
-    job = await own_model(parts, caller_of(request).account_id, model_id)
+    account_id = caller_of(request).account_id
+    job = await own_model(parts, account_id, model_id)
     if job is None:
         raise not_found("model")
-    return reply(own_view(job, parts.now()))
+    return reply(await _own_view(parts, account_id, job))
 
 
 async def _own_jobs(pool: Any, account_id: UUID, after: Place, limit: int) -> Sequence[JobState]:
@@ -173,17 +177,21 @@ def catalog_view(model: CatalogModel, catalog: Catalog) -> Model:
     )
 
 
-def own_view(job: JobState, now: datetime) -> Model:
-    """The model that a completed job has made. An adapter can't be the base of a job by itself."""
-    whole = weights_folder(job) is not None
+async def _own_view(parts: Parts, account_id: UUID, job: JobState) -> Model:
+    return own_view(job, available=await own_available(parts, account_id, job))
+
+
+def own_view(job: JobState, *, available: bool) -> Model:
+    """The model that a completed job has made. An adapter brings the model below along."""
+    source, adapter = weights_of(job)
     return Model(
         id=job.output_model_id,
         slug=None,
         name=job.output_name or job.label or str(job.output_model_id),
         owned_by="account",
-        params=job.result.params_after if job.result else job.model.params,
-        available=whole and downloadable(job, now),
-        kind="model" if whole else "adapter",
+        params=params_made(job),
+        available=available,
+        kind="model" if source is not None and adapter is None else "adapter",
         created_at=job.finished_at,
         job_id=job.id,
         base_model=ModelName(job.model.id, job.model.slug),

@@ -4,18 +4,20 @@ from typing import Annotated, Literal, assert_never
 from uuid import UUID
 
 import msgspec
-from msgspec import Meta, Struct, structs
+from msgspec import Meta, Struct
 
-from services.gateway.bases import origin_of, own_model
-from services.gateway.catalog import CatalogModel, Shape
+from libs.contracts.training import FinetuneMethod
+from services.gateway.bases import catalog_facts, origin_of, own_facts, own_model
 from services.gateway.dataset_rows import own_dataset
 from services.gateway.http.errors import invalid, not_found
 from services.gateway.http.operation import operation
 from services.gateway.http.replies import Reply, reply
 from services.gateway.job_requests import ModelRefText
+from services.gateway.orders import facts_of
 from services.gateway.parts import Asked, Parts, caller_of, parts_of
 from services.gateway.reading import read_json
-from services.gateway.recommend import Recommendation, recommend_finetune, recommend_train
+from services.gateway.recommend import recommend_finetune, recommend_train
+from services.gateway.recommend_answers import Recommendation
 from services.gateway.recommend_rules import USUAL, DataFacts, ModelFacts
 
 MAX_PARAMS = 10**13  # no model has a tenth of it
@@ -28,6 +30,7 @@ class RecommendRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tokens and bytes the tokens."""
 
     type: Literal["train", "finetune"] = "train"
+    method: Annotated[FinetuneMethod, Meta(description="Of a finetune job.")] = "lora"
     base_model_id: ModelRefText | None = None
     dataset_id: UUID | None = None
     params: (
@@ -70,6 +73,8 @@ async def recommend_training(request: Asked) -> Reply:
     extrapolated. Nothing is reserved or stored.
     """
     wanted = await read_json(request, decode_request)
+    if wanted.type == "train" and wanted.method != "lora":
+        raise invalid("method: only a finetune job has one; send type finetune, or leave it out")
     missing = _missing(wanted)
     if missing:
         raise invalid(f"Send {' and '.join(missing)}.")
@@ -80,7 +85,7 @@ async def recommend_training(request: Asked) -> Reply:
         case "train":
             return reply(recommend_train(model, data))
         case "finetune":
-            return reply(recommend_finetune(model, data))
+            return reply(recommend_finetune(model, data, method=wanted.method))
         case _:
             assert_never(wanted.type)
 
@@ -109,30 +114,11 @@ async def _model(parts: Parts, account_id: UUID, wanted: RecommendRequest) -> Mo
 async def _known_model(parts: Parts, account_id: UUID, name: str) -> ModelFacts:
     listed = parts.catalog.find(name)
     if listed is not None:
-        return ModelFacts(
-            params=max(1, listed.params),
-            shape=listed.shape,
-            swept=listed.swept,
-            advised=listed.finetune,
-        )
+        return catalog_facts(listed)
     job = await own_model(parts, account_id, name)
     if job is None:
         raise not_found("model; GET /v1/models lists those there are")
-    params = job.result.params_after if job.result else job.model.params
-    origin = await origin_of(parts, account_id, job)
-    if origin is None:
-        return ModelFacts(params=max(1, params))
-    return ModelFacts(
-        params=max(1, params), shape=_shape_at(origin, params), advised=origin.finetune
-    )
-
-
-def _shape_at(origin: CatalogModel, params: int) -> Shape | None:
-    """The origin's shape, grown or shrunk: there are more or fewer blocks, of the same width."""
-    if origin.shape is None or origin.params == 0:
-        return origin.shape
-    sides = max(1, origin.shape.linear_sides * params // origin.params)
-    return structs.replace(origin.shape, linear_sides=sides)
+    return own_facts(job, await origin_of(parts, account_id, job))
 
 
 async def _data(parts: Parts, account_id: UUID, wanted: RecommendRequest) -> DataFacts:
@@ -140,7 +126,7 @@ async def _data(parts: Parts, account_id: UUID, wanted: RecommendRequest) -> Dat
     known = None
     if wanted.dataset_id is not None:
         dataset = await own_dataset(parts.pool, account_id, wanted.dataset_id)
-        known = DataFacts(tokens=max(1, dataset.tokens), examples=max(1, dataset.rows))
+        known = facts_of(dataset)
     if wanted.dataset_tokens is not None:
         return DataFacts(tokens=wanted.dataset_tokens)
     if wanted.dataset_bytes is not None:
