@@ -24,7 +24,7 @@ class ArtifactRejected(Event, frozen=True, kw_only=True, tag="artifact.rejected.
 class ArtifactDeleted(Event, frozen=True, kw_only=True, tag="artifact.deleted.v1"):
     """Files of a job are gone for good: ``files`` of them, ``size_bytes`` together.
 
-    ``ended``: what was left of the work, its checkpoints first of all; the result stays.
+    ``ended``: what was left of the work; the result and the last checkpoints stay.
     ``expired``: everything else that was kept of the job.
     """
 

@@ -1,10 +1,11 @@
 """Questions that artifact answers: links into the object store."""
 
+from datetime import datetime
 from uuid import UUID
 
 from msgspec import Struct
 
-from libs.contracts.base import Count, Epoch, ObjectKey, ShortText
+from libs.contracts.base import Count, Epoch, ObjectKey, ShortText, Step
 from libs.contracts.rpc import Rpc
 
 
@@ -16,8 +17,11 @@ class GetInputs(Struct, frozen=True, kw_only=True):
 
 
 class InputFile(Struct, frozen=True, kw_only=True):
+    """``sha256`` is null where nobody has recorded it: of the operator's own files."""
+
     name: ShortText
     url: str
+    sha256: ShortText | None = None
 
 
 class Inputs(Struct, frozen=True, kw_only=True, tag="inputs"):
@@ -72,6 +76,31 @@ class Downloads(Struct, frozen=True, kw_only=True, tag="downloads"):
     links: tuple[DownloadLink, ...]
 
 
+class GetCheckpoints(Struct, frozen=True, kw_only=True):
+    """Fresh links to the checkpoints that are kept of a job."""
+
+    job_id: UUID
+
+
+class CheckpointLink(Struct, frozen=True, kw_only=True):
+    """One checkpoint, a tar, at a presigned address, which needs no key and works for
+    ``expires_in`` seconds, unless the checkpoint itself goes before."""
+
+    step: Step
+    tokens_processed: Count
+    size_bytes: Count
+    sha256: ShortText
+    created_at: datetime
+    url: str
+    expires_in: int
+
+
+class Checkpoints(Struct, frozen=True, kw_only=True):
+    """Newest first."""
+
+    links: tuple[CheckpointLink, ...]
+
+
 class NotPublished(Struct, frozen=True, kw_only=True, tag="not_published"):
     pass
 
@@ -81,6 +110,9 @@ INPUTS: Rpc[GetInputs, Inputs | LeaseLost] = Rpc(
 )
 UPLOAD_URL: Rpc[GetUploadUrl, UploadUrl | LeaseLost] = Rpc(
     "artifact", "upload_url", GetUploadUrl, UploadUrl | LeaseLost
+)
+CHECKPOINTS: Rpc[GetCheckpoints, Checkpoints] = Rpc(
+    "artifact", "checkpoints", GetCheckpoints, Checkpoints
 )
 DOWNLOADS: Rpc[GetDownloads, Downloads | NotPublished] = Rpc(
     "artifact", "downloads", GetDownloads, Downloads | NotPublished

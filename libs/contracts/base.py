@@ -53,7 +53,10 @@ class Envelope(Struct, frozen=True, kw_only=True):
 
 
 class ModelSource(Struct, frozen=True, kw_only=True):
-    """Where weights come from: a folder under the models directory, an S3 prefix, or a hub repo."""
+    """Where weights come from: a folder under the models directory, an S3 prefix, or a hub repo.
+
+    A prefix is a folder, unless it ends with a dash: then it is how the names of the files begin.
+    """
 
     kind: Literal["local", "s3", "hub"]
     location: ShortText

@@ -12,8 +12,8 @@ from libs.bus.consume import consume
 from libs.bus.rpc import answer
 from libs.bus.service import database, every, run_service
 from libs.bus.streams import nudge_relay
-from libs.contracts.artifact_rpc import DOWNLOADS, INPUTS, UPLOAD_URL
-from libs.contracts.scheduler import JobTrained
+from libs.contracts.artifact_rpc import CHECKPOINTS, DOWNLOADS, INPUTS, UPLOAD_URL
+from libs.contracts.scheduler import JobCheckpointed, JobTrained
 from libs.eventlog.connection import connect
 from libs.eventlog.groupcommit import GroupCommit
 from libs.eventlog.inbox import burier
@@ -21,6 +21,7 @@ from libs.objectstore import ObjectStore, ObjectStoreSettings
 from libs.observability.logs import configure_logs
 from libs.settings import decode_settings
 from services.artifact.handlers import Desk
+from services.artifact.pruning import prune
 from services.artifact.retention import Keeper, delete_due
 from services.artifact.settings import Settings
 
@@ -55,7 +56,10 @@ async def main() -> None:
         answer(broker, INPUTS, desk.give_inputs)
         answer(broker, UPLOAD_URL, desk.give_upload_url)
         answer(broker, DOWNLOADS, desk.give_downloads)
-        consume(broker, "artifact", JobTrained, desk.verify_result, bury=burier(pool))
+        answer(broker, CHECKPOINTS, desk.give_checkpoints)
+        bury = burier(pool)
+        consume(broker, "artifact", JobTrained, desk.verify_result, bury=bury)
+        consume(broker, "artifact", JobCheckpointed, partial(prune, keeper), bury=bury)
         async with every(SWEEP_EVERY, partial(delete_due, keeper)):
             await run_service(broker, "artifact", streams=frozenset({"EVENTS"}))
 

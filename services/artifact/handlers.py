@@ -10,8 +10,11 @@ from msgspec import Struct
 from libs.bus.consume import durable_name
 from libs.contracts.artifact import ArtifactPublished
 from libs.contracts.artifact_rpc import (
+    CheckpointLink,
+    Checkpoints,
     DownloadLink,
     Downloads,
+    GetCheckpoints,
     GetDownloads,
     GetInputs,
     GetUploadUrl,
@@ -21,9 +24,9 @@ from libs.contracts.artifact_rpc import (
     NotPublished,
     UploadUrl,
 )
-from libs.contracts.base import ArtifactFile, Envelope, ModelRef
+from libs.contracts.base import ArtifactFile, DatasetRef, Envelope, ModelSource
 from libs.contracts.events import decode_artifact_event, type_of
-from libs.contracts.scheduler import JobTrained
+from libs.contracts.scheduler import Checkpoint, JobTrained
 from libs.eventlog.connection import Pool
 from libs.eventlog.groupcommit import GroupCommit
 from libs.eventlog.read import load
@@ -41,6 +44,8 @@ from services.artifact.model import (
     downloadable,
     holds_lease,
     judge,
+    maker_of,
+    prefix_of,
     upload_key,
 )
 
@@ -66,9 +71,12 @@ class Desk(Struct, frozen=True, kw_only=True):
         if state is None or not holds_lease(state, request.epoch):
             return LeaseLost()
         return Inputs(
-            dataset_url=await self._readable(state.dataset.key) if state.dataset else None,
-            checkpoint_url=await self._readable(state.checkpoint.key) if state.checkpoint else None,
-            model_files=await self._model_files(state.model),
+            dataset_url=await self._readable(state.dataset),
+            checkpoint_url=await self._readable(state.checkpoint),
+            model_files=await self._files_at(state.model.source),
+            adapter_files=await self._files_at(state.model.adapter),
+            validation_url=await self._readable(state.validation),
+            start_from_url=await self._readable(state.start_from),
         )
 
     async def give_upload_url(self, request: GetUploadUrl) -> UploadUrl | LeaseLost:
@@ -115,21 +123,52 @@ class Desk(Struct, frozen=True, kw_only=True):
         files = [file for file in state.files if (file.role == ARCHIVE) == request.archive]
         return Downloads(links=await self._links(files))
 
+    async def give_checkpoints(self, request: GetCheckpoints) -> Checkpoints:
+        state, now = await self._job(request.job_id), self.now()
+        links = []
+        for kept in state.checkpoints_at(now) if state else ():
+            one = kept.checkpoint
+            name = f"checkpoint-{one.step}.tar"
+            links.append(
+                CheckpointLink(
+                    step=one.step,
+                    tokens_processed=one.tokens_processed,
+                    size_bytes=one.size_bytes,
+                    sha256=one.sha256,
+                    created_at=kept.created_at,
+                    url=await self.store.presign_get(one.key, FILE_LINK, filename=name),
+                    expires_in=int(FILE_LINK.total_seconds()),
+                )
+            )
+        return Checkpoints(links=tuple(links))
+
     async def _job(self, job_id: UUID) -> JobState | None:
         state = await self.pool.fetchval("SELECT state FROM log.job WHERE id = $1", job_id)
         return None if state is None else decode_state(state)
 
-    async def _readable(self, key: str) -> str:
+    async def _readable(self, stored: DatasetRef | Checkpoint | None) -> str | None:
+        return await self._link(stored.key) if stored else None
+
+    async def _link(self, key: str) -> str:
         return await self.store.presign_get(key, TRANSFER_LINK)
 
-    async def _model_files(self, model: ModelRef) -> tuple[InputFile, ...]:
-        if model.source.kind != "s3":
+    async def _files_at(self, source: ModelSource | None) -> tuple[InputFile, ...]:
+        """What lies at an S3 prefix. Of what a job has made, only its result is handed out, and
+        each file with the hash that was verified."""
+        if source is None or source.kind != "s3":
             return ()
-        folder = model.source.location.rstrip("/") + "/"
+        prefix, maker = prefix_of(source), maker_of(source)
+        found: dict[str, str | None]
+        if maker is None:
+            found = {key: None async for key in self.store.keys(prefix)}
+        else:
+            job = await self._job(maker)
+            files = job.files if job else ()
+            found = {file.key: file.sha256 for file in files if file.key.startswith(prefix)}
         return tuple(
             [
-                InputFile(name=key.removeprefix(folder), url=await self._readable(key))
-                async for key in self.store.keys(folder)
+                InputFile(name=key.removeprefix(prefix), url=await self._link(key), sha256=sha256)
+                for key, sha256 in found.items()
             ]
         )
 

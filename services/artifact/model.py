@@ -13,7 +13,8 @@ from libs.contracts.artifact import (
     ArtifactRejected,
     DeletionReason,
 )
-from libs.contracts.base import ArtifactFile
+from libs.contracts.base import ArtifactFile, ModelSource
+from libs.jobstate.checkpoints import KEPT_FOR
 from libs.jobstate.state import ENDED, JobState
 
 RETENTION = timedelta(days=7)
@@ -77,6 +78,21 @@ def belongs(key: str, job_id: UUID) -> bool:
             return False
 
 
+def prefix_of(source: ModelSource) -> str:
+    """How the keys of a model's files begin; what follows is their names."""
+    place = source.location
+    return place if place.endswith("-") else place.rstrip("/") + "/"
+
+
+def maker_of(source: ModelSource) -> UUID | None:
+    """The job that made the model; None for one that an operator has put there."""
+    match source.location.split("/"):
+        case ["jobs", job_id, *_] if source.kind == "s3":
+            return UUID(job_id)
+        case _:
+            return None
+
+
 def judge(
     job_id: UUID,
     files: Sequence[ArtifactFile],
@@ -130,9 +146,10 @@ class Deletion(Struct, frozen=True, kw_only=True):
 def deletions(state: JobState, *, paid_days: int = 0) -> list[Deletion]:
     """What becomes of an ended job's files, in order; nothing before it has ended.
 
-    ``paid_days`` are those of extensions that were paid, and that the job does not have yet. A
-    run's data set was uploaded for it alone, and goes with its artifacts; when there are none, as
-    late as they would have gone.
+    ``paid_days`` are those of extensions that were paid, and that the job does not have yet. The
+    last checkpoints of a completed job go with its result, those of another after a week. A run's
+    data set was uploaded for it alone, and goes with its artifacts; when there are none, as late as
+    they would have gone.
     """
     if state.finished_at is None:
         return []
@@ -140,10 +157,17 @@ def deletions(state: JobState, *, paid_days: int = 0) -> list[Deletion]:
     leftovers = Deletion(
         reason="ended",
         at=state.finished_at + LEFTOVERS_GRACE,
-        keep=frozenset(file.key for file in state.files if state.status == "completed"),
+        keep=frozenset(
+            [
+                *(file.key for file in state.files if state.status == "completed"),
+                *(kept.checkpoint.key for kept in state.checkpoints),
+            ]
+        ),
     )
     if state.artifacts_expires_at is not None:
         kept_until = state.artifacts_expires_at + timedelta(days=paid_days) + EXPIRY_MARGIN
+    elif state.checkpoints:
+        kept_until = state.finished_at + KEPT_FOR + EXPIRY_MARGIN
     elif dataset_key is not None:
         kept_until = state.finished_at + RETENTION
     else:

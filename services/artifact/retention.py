@@ -47,7 +47,14 @@ WORKED_ON_SQL = """
 SELECT EXISTS (
     SELECT FROM log.job
     WHERE account_id = $1 AND status IN ('queued', 'running')
-      AND starts_with(convert_from(state, 'UTF8')::json #>> '{model,source,location}', $2))
+      AND (starts_with(convert_from(state, 'UTF8')::json #>> '{model,source,location}', $2)
+           OR starts_with(convert_from(state, 'UTF8')::json #>> '{model,adapter,location}', $2)
+           OR starts_with(convert_from(state, 'UTF8')::json #>> '{start_from,key}', $2)))
+"""
+
+BEGUN_WITH_SQL = """
+SELECT convert_from(state, 'UTF8')::json #>> '{start_from,key}' AS key FROM log.job
+WHERE account_id = $1 AND status IN ('queued', 'running')
 """
 
 logger = structlog.get_logger()
@@ -140,15 +147,23 @@ async def _look_again(keeper: Keeper, job_id: UUID, at: datetime | None) -> None
 
 
 async def _worked_on(keeper: Keeper, job: JobState) -> bool:
-    """Whether a job that has not ended has this one's model as its base."""
+    """Whether a job that has not ended has this one's model as its base, or begins with one of its
+    checkpoints."""
     found: bool = await keeper.pool.fetchval(WORKED_ON_SQL, job.account_id, folder(job.id))
     return found
+
+
+async def begun_with(pool: Pool, account_id: UUID) -> frozenset[str]:
+    """The keys of the checkpoints that the account's unfinished jobs begin with."""
+    rows = await pool.fetch(BEGUN_WITH_SQL, account_id)
+    return frozenset(row["key"] for row in rows if row["key"] is not None)
 
 
 async def _delete(keeper: Keeper, kept: Kept, deletion: Deletion) -> None:
     """Raises VersionConflict when another replica was first."""
     job = kept.job
-    doomed = await _doomed(keeper.store, job.id, deletion)
+    needed = await begun_with(keeper.pool, job.account_id)
+    doomed = await _doomed(keeper.store, job.id, deletion, needed)
     found = await keeper.pool.fetchrow(
         "UPDATE artifact.retention"
         " SET files = greatest(files, $2), size_bytes = greatest(size_bytes, $3)"
@@ -174,12 +189,15 @@ async def _delete(keeper: Keeper, kept: Kept, deletion: Deletion) -> None:
     logger.info("files deleted", job_id=str(job.id), reason=event.reason, files=event.files)
 
 
-async def _doomed(store: ObjectStore, job_id: UUID, deletion: Deletion) -> dict[str, int]:
+async def _doomed(
+    store: ObjectStore, job_id: UUID, deletion: Deletion, needed: frozenset[str]
+) -> dict[str, int]:
     """Sizes by key, of what is there."""
+    kept = deletion.keep | needed
     doomed = {
         found.key: found.size_bytes
         async for found in store.objects(folder(job_id))
-        if found.key not in deletion.keep
+        if found.key not in kept
     }
     if deletion.dataset_key is not None:
         with suppress(ObjectNotFound):

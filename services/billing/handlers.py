@@ -191,13 +191,14 @@ async def restore_payment(billing: Billing, envelope: Envelope, event: JobSubmit
 
 
 async def capture_payment(billing: Billing, envelope: Envelope, event: JobCompleted) -> None:
-    """The job is done: take the whole price, or bill it to the card."""
-
+    """The job is done: take the whole price, or that of the part that was needed, or bill it to the
+    card."""
+    part = event.charge_cents
     await _settle(
         billing,
         envelope,
         event,
-        lambda p: _ended(billing, p, p.amount_cents, "completed"),
+        lambda p: _ended(billing, p, p.amount_cents if part is None else part, "completed"),
     )
 
 

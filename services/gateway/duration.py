@@ -31,6 +31,7 @@ class _Model(Struct, frozen=True):
 
 class _Result(Struct, frozen=True):
     gpu_seconds: float
+    stopped_early: bool = False
 
 
 class Past(Struct, frozen=True, kw_only=True):
@@ -64,9 +65,10 @@ def expected_seconds(
 
 
 def _pace(job: Past) -> float | None:
-    """Seconds of computing for a planned token and a parameter."""
+    """Seconds of computing for a planned token and a parameter. Not known of a job that did not do
+    what was planned."""
     work = job.tokens_planned * job.model.params
-    if job.result is None or job.result.gpu_seconds <= 0 or work == 0:
+    if job.result is None or job.result.gpu_seconds <= 0 or work == 0 or job.result.stopped_early:
         return None
     return job.result.gpu_seconds / work
 

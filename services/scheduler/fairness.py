@@ -13,8 +13,9 @@ AGED = timedelta(minutes=30)
 MAX_LEASED_PER_ACCOUNT = 64
 """One account can't take every trainer of a large installation."""
 BYTES_PER_PARAM = 2  # bf16 weights, frozen; a LoRA's own share is small beside them
-BYTES_PER_GROWN_PARAM = 20  # bf16 weight and gradient, and in fp32: weight, gradient, two moments
+BYTES_PER_TRAINED_PARAM = 20  # bf16 weight and gradient, and in fp32: weight, gradient, two moments
 DEEPEST = 80  # blocks of the deepest models that are usual; how deep a job's is, is not known here
+MLP_SHARE = 0.5  # of a block's weights, at the least; growth in width doubles them
 MAX_GROWTH = 3  # a model never grows by more than this many times its blocks
 WORKING_BYTES = 512 * 2**20  # activations, optimizer state and the process itself, at the least
 
@@ -37,10 +38,20 @@ class Candidate(Struct, frozen=True, kw_only=True):
 def memory_needed(state: JobState) -> int:
     """A lower bound of a trainer's memory for this job, in bytes."""
     base = BYTES_PER_PARAM * state.model.params + WORKING_BYTES
+    return base + round(BYTES_PER_TRAINED_PARAM * _trained_share(state) * state.model.params)
+
+
+def _trained_share(state: JobState) -> float:
+    """How many weights learn, in those of the base model; an adapter's hardly count."""
+    if state.params is not None:
+        return 1.0 if state.params.method == "full" else 0.0
     if (train := state.train_params) is None:
-        return base
-    growth = min(train.cycles * train.layers_per_cycle / DEEPEST, MAX_GROWTH)
-    return base + round(BYTES_PER_GROWN_PARAM * growth * state.model.params)
+        return 0.0
+    if train.strategy == "width":
+        grown = MLP_SHARE
+    else:
+        grown = min(train.cycles * train.layers_per_cycle / DEEPEST, MAX_GROWTH)
+    return grown + (1.0 if train.trainable == "all" else 0.0)
 
 
 def in_turn(

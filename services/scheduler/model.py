@@ -5,7 +5,7 @@ from typing import assert_never
 from uuid import UUID
 
 from libs.contracts.artifact import ArtifactPublished, ArtifactRejected
-from libs.contracts.base import Epoch
+from libs.contracts.base import Cents, Epoch
 from libs.contracts.events import JobEvent
 from libs.contracts.scheduler import (
     JobCancelled,
@@ -105,8 +105,13 @@ def decide_cancel(state: JobState) -> tuple[list[JobEvent], Cancelling | Already
 def decide_published(state: JobState, event: ArtifactPublished) -> list[JobEvent]:
     if state.status in ENDED or not state.trained:
         return []
+    early = state.result is not None and state.result.stopped_early
     return [
-        JobCompleted(tokens_processed=state.tokens_processed, artifacts_expires_at=event.expires_at)
+        JobCompleted(
+            tokens_processed=state.tokens_processed,
+            artifacts_expires_at=event.expires_at,
+            charge_cents=share_of_price(state, state.tokens_processed) if early else None,
+        )
     ]
 
 
@@ -138,11 +143,15 @@ def decide_extend(state: JobState, extension_id: UUID, days: int) -> list[JobEve
 
 
 def cancelled(state: JobState, tokens_processed: int) -> JobCancelled:
-    """The price of a cancelled job is the share of its planned tokens that was processed,
-    rounded up to a whole cent."""
-    share = min(tokens_processed, state.tokens_planned)
-    charge = -(-state.price_cents * share // max(state.tokens_planned, 1))
+    charge = share_of_price(state, tokens_processed)
     return JobCancelled(tokens_processed=tokens_processed, charge_cents=charge)
+
+
+def share_of_price(state: JobState, tokens_processed: int) -> Cents:
+    """What a job costs that did not do all that was planned: the share of its planned tokens that
+    was processed, rounded up to a whole cent."""
+    share = min(tokens_processed, state.tokens_planned)
+    return -(-state.price_cents * share // max(state.tokens_planned, 1))
 
 
 def lease_until(now: datetime) -> datetime:

@@ -251,6 +251,7 @@ async def _others(
         telemetry_rpc.LOGS,
         scheduler_rpc.CANCEL,
         artifact_rpc.DOWNLOADS,
+        artifact_rpc.CHECKPOINTS,
     ):
         name = question.subject.rsplit(".", 1)[1]
 

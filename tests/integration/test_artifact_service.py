@@ -17,10 +17,12 @@ from libs.bus.rpc import ask
 from libs.bus.streams import event_subject
 from libs.contracts.artifact import ArtifactEvent, ArtifactPublished, ArtifactRejected
 from libs.contracts.artifact_rpc import (
+    CHECKPOINTS,
     DOWNLOADS,
     INPUTS,
     UPLOAD_URL,
     Downloads,
+    GetCheckpoints,
     GetDownloads,
     GetInputs,
     GetUploadUrl,
@@ -101,9 +103,11 @@ def leased(epoch: int = 1) -> JobLeased:
     return JobLeased(epoch=epoch, trainer_id="trainer-0")
 
 
-async def recorded(log: GroupCommit, *events: JobEvent, **submitted_as: object) -> JobState:
+async def recorded(
+    log: GroupCommit, *events: JobEvent, job_id: UUID | None = None, **submitted_as: object
+) -> JobState:
     """A new job in the log, after these events."""
-    append, state = first_append(uuid4(), ACCOUNT, submission(**submitted_as))
+    append, state = first_append(job_id or uuid4(), ACCOUNT, submission(**submitted_as))
     await log.append(append)
     for event in events:
         head = Head(
@@ -205,6 +209,85 @@ async def test_a_leased_attempt_can_fetch_everything_it_needs_and_nothing_else(
     assert (await fetched(inputs.checkpoint_url))[:2] == (200, b"state")
     assert [file.name for file in inputs.model_files] == ["config.json"]
     assert (await fetched(inputs.model_files[0].url))[:2] == (200, b"{}")
+
+
+def checkpoint_at(step: int, key: str) -> JobCheckpointed:
+    return JobCheckpointed(
+        epoch=1,
+        checkpoint=Checkpoint(
+            step=step, key=key, sha256=SHA_OF_NOTHING, size_bytes=5, tokens_processed=step
+        ),
+    )
+
+
+@pytest.mark.usefixtures("service")
+async def test_an_attempt_gets_an_own_models_result_with_the_hashes_that_were_verified(
+    trainer: NatsBroker, log: GroupCommit, store: ObjectStore
+) -> None:
+    made_by = uuid4()
+    folder = f"jobs/{made_by}/1"
+    files = []
+    for name in ("artifacts.tar.gz", "adapter_model.safetensors", "merged-model.safetensors"):
+        await store.put(f"{folder}/{name}", name.encode())
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        files.append(
+            ArtifactFile(
+                name=name, role="x", key=f"{folder}/{name}", size_bytes=len(name), sha256=digest
+            )
+        )
+    await store.put(f"{folder}/checkpoint-5.tar", b"no part of the result")
+    trained = JobTrained(epoch=1, result=finished_result(), files=tuple(files))
+    await recorded(log, leased(), trained, job_id=made_by)
+    held_out = replace(submission().dataset, key="datasets/held-out")
+    await store.put(held_out.key, b"held out")
+    await store.put(f"{folder}/start.tar", b"where to begin")
+    job = await recorded(
+        log,
+        leased(),
+        model=ModelRef(
+            id=UUID(int=1),
+            slug="mine",
+            params=1_000,
+            source=ModelSource(kind="s3", location=f"{folder}/merged-"),
+            adapter=ModelSource(kind="s3", location=folder),
+        ),
+        validation=held_out,
+        start_from=checkpoint_at(5, f"{folder}/start.tar").checkpoint,
+    )
+
+    inputs = await ask(trainer, INPUTS, GetInputs(job_id=job.id, epoch=1))
+
+    assert isinstance(inputs, Inputs)
+    (merged,) = inputs.model_files
+    assert (merged.name, merged.sha256) == ("model.safetensors", files[2].sha256)
+    assert (await fetched(merged.url))[:2] == (200, b"merged-model.safetensors")
+    assert [(file.name, file.sha256) for file in inputs.adapter_files] == [
+        (file.name, file.sha256) for file in files
+    ]
+    assert inputs.validation_url
+    assert inputs.start_from_url
+    assert (await fetched(inputs.validation_url))[1] == b"held out"
+    assert (await fetched(inputs.start_from_url))[1] == b"where to begin"
+
+
+@pytest.mark.usefixtures("service")
+async def test_the_kept_checkpoints_of_a_job_can_be_downloaded(
+    gateway: NatsBroker, log: GroupCommit, store: ObjectStore
+) -> None:
+    folder = f"jobs/{uuid4()}/1"
+    written = [checkpoint_at(step, f"{folder}/checkpoint-{step}.tar") for step in (5, 10, 15, 20)]
+    await store.put(f"{folder}/checkpoint-20.tar", b"state")
+    job = await recorded(log, leased(), *written)
+
+    found = await ask(gateway, CHECKPOINTS, GetCheckpoints(job_id=job.id))
+
+    assert [link.step for link in found.links] == [20, 15, 10]
+    newest = found.links[0]
+    assert (newest.tokens_processed, newest.created_at, newest.expires_in) == (20, NOON, 3_600)
+    status, body, disposition = await fetched(newest.url)
+    assert (status, body) == (200, b"state")
+    assert "checkpoint-20.tar" in disposition
+    assert (await ask(gateway, CHECKPOINTS, GetCheckpoints(job_id=uuid4()))).links == ()
 
 
 @pytest.mark.usefixtures("service")

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 
 from libs.contracts.billing_rpc import (
@@ -145,6 +146,19 @@ async def test_completion_takes_the_price_once(billing: handlers.Billing, accoun
         await handlers.capture_payment(billing, done, COMPLETED)
     await handlers.capture_payment(billing, envelope(job_id, account, COMPLETED), COMPLETED)
     assert await amounts(billing, account) == (700, 0)
+
+
+async def test_completion_before_the_last_step_takes_the_part_that_was_needed(
+    billing: handlers.Billing, account: UUID
+) -> None:
+    job_id, event = uuid4(), msgspec.structs.replace(COMPLETED, charge_cents=120)
+    await handlers.reserve(billing, reservation(account, job_id))
+    await handlers.capture_payment(billing, envelope(job_id, account, event), event)
+    assert await amounts(billing, account) == (880, 0)
+    nothing, unpaid = uuid4(), msgspec.structs.replace(COMPLETED, charge_cents=0)
+    await handlers.reserve(billing, reservation(account, nothing))
+    await handlers.capture_payment(billing, envelope(nothing, account, unpaid), unpaid)
+    assert await amounts(billing, account) == (880, 0)
 
 
 async def test_failure_gives_everything_back(billing: handlers.Billing, account: UUID) -> None:

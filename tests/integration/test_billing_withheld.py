@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from deploy.local.s3 import S3Settings
-from libs.contracts.artifact_rpc import DownloadLink, Downloads
+from libs.contracts.artifact_rpc import Checkpoints, DownloadLink, Downloads
 from libs.contracts.billing import (
     PaymentBilled,
     PaymentCharged,
@@ -51,6 +51,7 @@ async def gateway(
     models: Path = tmp_path_factory.mktemp("models")
     async with running_gateway(database, nats_server, s3, models) as running:
         running.answers["downloads"] = Downloads(links=(LINK,))
+        running.answers["checkpoints"] = Checkpoints(links=())
         yield running
 
 
@@ -98,12 +99,14 @@ async def test_a_declined_card_withholds_the_files_and_new_work_until_it_has_pai
     account_id, key = await gateway.account(cents=10_000)
     owner = await declined_job(gateway, account_id)
     path = f"/v1/jobs/{owner.job_id}/download"
+    checkpoints = f"/v1/jobs/{owner.job_id}/checkpoints"
 
     refused = await get(gateway, key, path)
     assert refused.status_code == 402
     error = decoded(refused)["error"]
     assert (error["code"], error["details"]["amount_cents"]) == ("payment_required", PRICE)
     assert "/v1/jobs/setup-card" in error["message"]
+    assert (await get(gateway, key, checkpoints)).status_code == 402
     me = decoded(await get(gateway, key, "/v1/me"))
     assert (me["paused"], me["paused_reason"]) == (True, "payment_declined")
 
@@ -120,6 +123,7 @@ async def test_a_declined_card_withholds_the_files_and_new_work_until_it_has_pai
 
     await pay(gateway, owner, PaymentCharged(attempt=1, amount_cents=PRICE, payment_id="pi_1"))
     assert (await get(gateway, key, path)).status_code == 200
+    assert (await get(gateway, key, checkpoints)).status_code == 200
     assert (await submit()).status_code == 201
     kinds = [e["kind"] for e in decoded(await get(gateway, key, f"{path[:-9]}/events"))]
     assert kinds[-3:] == ["payment.billed", "payment.declined", "payment.charged"]

@@ -44,6 +44,7 @@ from tests.support.stack import Database
 
 JOBS = 1_000
 CANCELLED_SHARE = 0.25
+EARLY_SHARE = 0.5  # of those that are not done whole
 AT_ONCE = 8
 SEED = 20_260_319
 FUNDS = 10**14  # cents: enough for whatever is asked
@@ -98,12 +99,14 @@ async def accounts(billing: Billing) -> list[UUID]:
 
 class Asked(Struct, frozen=True, kw_only=True):
     """A request, and what becomes of its job: ``done`` is the share of its tokens that is
-    processed before it is cancelled; None: it completes."""
+    processed before it is cancelled, or (``early``) ends because it gets no better; None: it
+    completes."""
 
     account_id: UUID
     model: ModelRef
     body: dict[str, Any]
     done: Fraction | None
+    early: bool
 
 
 def some(rng: random.Random, least: int, most: int) -> int:
@@ -145,6 +148,7 @@ def asked(rng: random.Random, account_ids: list[UUID]) -> Iterator[Asked]:
             ),
             body=body if job_type == "contract" else body | {"dataset_id": str(DATASET.id)},
             done=Fraction(rng.random()) if rng.random() < CANCELLED_SHARE else None,
+            early=rng.random() < EARLY_SHARE,
         )
 
 
@@ -172,7 +176,9 @@ def recomputed(prices: Prices, order: Order, subscription: Subscription) -> int:
     return rate.base_cents + math.ceil(cents) + extra
 
 
-def ended(state: JobState, done: Fraction | None) -> tuple[list[JobEvent], JobState]:
+def ended(
+    state: JobState, done: Fraction | None, *, early: bool
+) -> tuple[list[JobEvent], JobState]:
     """All that happens to the job after its submission, as the scheduler decides it."""
     happened: list[JobEvent] = []
 
@@ -192,8 +198,9 @@ def ended(state: JobState, done: Fraction | None) -> tuple[list[JobEvent], JobSt
     steps = state.hyperparams.planned_steps
     start = Started(**attempt, device="cpu", steps_total=steps, resumed_from_step=0)
     append(scheduler.decide_report(state, start))
-    if done is None:
-        result = replace(finished_result(), tokens_processed=state.tokens_planned)
+    if done is None or early:
+        tokens = int((1 if done is None else done) * state.tokens_planned)
+        result = replace(finished_result(), tokens_processed=tokens, stopped_early=done is not None)
         append(scheduler.decide_report(state, Finished(**attempt, result=result, files=())))
         append(scheduler.decide_published(state, ArtifactPublished(files=(), expires_at=NOON)))
     else:
@@ -213,7 +220,7 @@ async def paid(billing: Billing, wanted: Asked) -> tuple[Price, JobState]:
     assert isinstance(reserved, Reserved)
     event = submission_of(order, reserved, output_model_id=uuid4())
     state = submitted(event, job_id=job_id, account_id=order.account_id, at=NOON, traceparent=None)
-    happened, state = ended(state, wanted.done)
+    happened, state = ended(state, wanted.done, early=wanted.early)
     records = records_after(
         Head(stream=job_stream(job_id)),
         [event, *happened],
@@ -264,6 +271,9 @@ async def test_a_thousand_jobs_cost_what_their_estimates_said(billing: Billing) 
 
     types = {(job.type, job.status) for _, _, job in lives}
     assert len(types) == 6, "of each type some were completed and some cancelled"
+    early = [job for _, _, job in lives if job.result and job.result.stopped_early]
+    assert len(early) > 50
+    assert {job.status for job in early} == {"completed"}
     for account_id in account_ids:
         balance = await handlers.get_balance(billing, GetBalance(account_id=account_id))
         spent = sum(taken.get(job.id, 0) for _, _, job in lives if job.account_id == account_id)

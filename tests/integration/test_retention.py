@@ -1,6 +1,7 @@
 """Files are really deleted: leftovers after the job, results after their expiry, each told once."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from functools import partial
@@ -9,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from faststream.nats import NatsBroker
 from msgspec import Struct
+from msgspec.structs import replace
 
 from deploy.local.s3 import S3Settings
 from deploy.rebuild import rebuild_all
@@ -18,7 +20,9 @@ from libs.contracts.base import ArtifactFile, DatasetRef, ModelRef, ModelSource
 from libs.contracts.billing import PaymentExtensionCharged
 from libs.contracts.events import JobEvent, decode_artifact_event
 from libs.contracts.scheduler import (
+    Checkpoint,
     JobCancelled,
+    JobCheckpointed,
     JobCompleted,
     JobFailed,
     JobLeased,
@@ -30,14 +34,24 @@ from libs.eventlog.connection import Connection, connect, create_pool
 from libs.eventlog.groupcommit import GroupCommit
 from libs.eventlog.read import load, timeline
 from libs.eventlog.record import Append, Head, records_after
+from libs.jobstate.checkpoints import KEPT_FOR
 from libs.jobstate.state import JobState, fold, job_stream, row_of
 from libs.objectstore import ObjectStore, StoreUnavailable
 from services.artifact.handlers import Desk
 from services.artifact.model import EXPIRY_MARGIN, LEFTOVERS_GRACE, RETENTION
+from services.artifact.pruning import prune
 from services.artifact.retention import CLAIM, Keeper, delete_due
 from services.gateway.timeline import moment
 from services.gateway.views import downloadable
-from tests.support.jobs import NOON, Clock, context, finished_result, first_append, submission
+from tests.support.jobs import (
+    NOON,
+    Clock,
+    context,
+    envelope,
+    finished_result,
+    first_append,
+    submission,
+)
 from tests.support.objects import store_settings
 from tests.support.running import running
 from tests.support.stack import Database, Nats
@@ -120,9 +134,9 @@ class House(Struct, frozen=True, kw_only=True):
             await self.store.put(f"jobs/{state.id}/{epoch}/checkpoint-50.tar", b"state")
         return await self.happened(state, JobLeased(epoch=2, trainer_id="t-0"))
 
-    async def completed(self, **changes: object) -> JobState:
+    async def completed(self, *, checkpoints: tuple[int, ...] = (), **changes: object) -> JobState:
         """And its result: two files of 7 bytes."""
-        state = await self.trained(**changes)
+        state = await checkpointed(self, await self.trained(**changes), *checkpoints)
         files = []
         for name, role in (("artifacts.tar.gz", "archive"), ("model.safetensors", "model")):
             key = f"jobs/{state.id}/2/{name}"
@@ -271,6 +285,99 @@ async def test_a_model_that_another_job_works_on_is_kept_until_that_has_ended(
     await house.happened(other, CANCELLED)
     await house.sweep(EXPIRY + EXPIRY_MARGIN + CLAIM)
     assert await house.keys(job) == []
+
+
+def written(job: JobState, step: int) -> JobCheckpointed:
+    return JobCheckpointed(
+        epoch=2,
+        checkpoint=Checkpoint(
+            step=step,
+            key=f"jobs/{job.id}/2/checkpoint-{step}.tar",
+            sha256="0" * 64,
+            size_bytes=5,
+            tokens_processed=step,
+        ),
+    )
+
+
+async def checkpointed(house: House, job: JobState, *steps: int) -> JobState:
+    """The job with further checkpoints in the store, each handled by artifact when it came."""
+    for step in steps:
+        event = written(job, step)
+        await house.store.put(event.checkpoint.key, b"state")
+        job = await house.happened(job, event)
+        sent = replace(envelope(job.id, ACCOUNT, event), version=job.version)
+        await prune(house.keeper, sent, event)
+    return job
+
+
+def steps_left(keys: list[str]) -> list[int]:
+    found = [re.fullmatch(r"2/checkpoint-(\d+)\.tar", key) for key in keys]
+    return sorted(int(match[1]) for match in found if match)
+
+
+async def test_a_running_job_keeps_its_newest_checkpoints_and_one_more(house: House) -> None:
+    job = await checkpointed(house, await house.trained(), *range(60, 160, 10))
+    assert [kept.checkpoint.step for kept in job.checkpoints] == [130, 140, 150]
+    assert steps_left(await house.keys(job)) == [50, 120, 130, 140, 150]  # 50 was not reported
+
+    again = written(job, 150)
+    last = replace(envelope(job.id, ACCOUNT, again), version=job.version)
+    await prune(house.keeper, last, again)
+    assert steps_left(await house.keys(job)) == [50, 120, 130, 140, 150]
+
+
+async def test_a_checkpoint_that_another_job_begins_with_is_not_pruned(house: House) -> None:
+    job = await checkpointed(house, await house.trained(), 60, 70, 80)
+    begins = await house.submitted(start_from=written(job, 60).checkpoint)
+    job = await checkpointed(house, job, 90, 100, 110)
+    assert steps_left(await house.keys(job)) == [50, 60, 80, 90, 100, 110]
+
+    await house.happened(job, CANCELLED)
+    await house.sweep(NOON + LEFTOVERS_GRACE)
+    assert steps_left(await house.keys(job)) == [60, 90, 100, 110]
+    await house.sweep(NOON + KEPT_FOR + EXPIRY_MARGIN)
+    assert steps_left(await house.keys(job)) == [60, 90, 100, 110]
+    await house.happened(begins, CANCELLED)
+    await house.sweep(NOON + KEPT_FOR + EXPIRY_MARGIN + CLAIM)
+    assert await house.keys(job) == []
+
+
+@pytest.mark.parametrize("end", [FAILED, CANCELLED])
+async def test_the_last_checkpoints_of_a_job_without_a_result_stay_for_a_week(
+    house: House, end: JobEvent
+) -> None:
+    job = await house.happened(await checkpointed(house, await house.trained(), 60, 70), end)
+    await house.sweep(NOON + KEPT_FOR + EXPIRY_MARGIN - MOMENT)
+    assert await house.keys(job) == ["2/checkpoint-60.tar", "2/checkpoint-70.tar"]
+    assert job.checkpoints_at(NOON + KEPT_FOR - MOMENT)
+    assert not job.checkpoints_at(NOON + KEPT_FOR)
+    await house.sweep(NOON + KEPT_FOR + EXPIRY_MARGIN)
+    assert await house.keys(job) == []
+    assert [reason for reason, *_ in await house.told(job)] == ["ended", "expired"]
+
+
+async def test_the_last_checkpoints_of_a_completed_job_stay_as_long_as_its_result(
+    house: House,
+) -> None:
+    job = await house.completed(checkpoints=(60, 70))
+    await house.sweep(EXPIRY + EXPIRY_MARGIN - MOMENT)
+    assert steps_left(await house.keys(job)) == [60, 70]
+    assert len(job.checkpoints_at(EXPIRY - MOMENT)) == 2
+    await house.sweep(EXPIRY + EXPIRY_MARGIN)
+    assert await house.keys(job) == []
+
+
+async def test_an_adapter_that_another_job_works_on_is_kept_until_that_has_ended(
+    house: House,
+) -> None:
+    job = await house.completed()
+    below = ModelSource(kind="local", location="tiny-llama")
+    adapter = ModelSource(kind="s3", location=f"jobs/{job.id}/2")
+    model = ModelRef(id=job.output_model_id, slug="mine", params=1, source=below, adapter=adapter)
+    await house.submitted(model=model)
+    await house.sweep(EXPIRY + EXPIRY_MARGIN)
+    assert len(await house.keys(job)) == 2
 
 
 @pytest.mark.parametrize("lives", [1, 2, 3])

@@ -135,7 +135,20 @@ def script(gateway: Gateway) -> None:
         )
         return artifact_rpc.Downloads(links=(link,))
 
+    def checkpoints(asked: artifact_rpc.GetCheckpoints) -> artifact_rpc.Checkpoints:
+        link = artifact_rpc.CheckpointLink(
+            step=5,
+            tokens_processed=1,
+            size_bytes=1,
+            sha256="0" * 64,
+            created_at=datetime.now(UTC),
+            url=f"http://127.0.0.1/{asked.job_id}",
+            expires_in=60,
+        )
+        return artifact_rpc.Checkpoints(links=(link,))
+
     gateway.answers |= {
+        "checkpoints": checkpoints,
         "logs": logs,
         "metrics": metrics,
         "downloads": downloads,

@@ -30,6 +30,7 @@ def past(
     of: ModelRef | None = None,
     idle: float = IDLE,
     retries: int = 0,
+    stopped_early: bool = False,
 ) -> Past:
     """A job over `TOKENS` tokens, as its stored state is read."""
     event = submission(job_type=job_type, model=of or model(), tokens_planned=TOKENS)
@@ -39,7 +40,7 @@ def past(
         started_at=NOON,
         finished_at=NOON + timedelta(seconds=gpu_seconds + idle),
         retries=retries,
-        result=replace(finished_result(), gpu_seconds=gpu_seconds),
+        result=replace(finished_result(), gpu_seconds=gpu_seconds, stopped_early=stopped_early),
     )
     return decode_past(row_of(ended).state)
 
@@ -84,6 +85,7 @@ def test_an_interrupted_job_tells_its_pace_but_not_what_it_waited_for() -> None:
     "job",
     [
         past(0.0),
+        past(1.0, stopped_early=True),
         past(100.0, of=model(params=0)),
         replace(past(100.0), result=None),
         replace(past(100.0), tokens_planned=0),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from libs.contracts.artifact import ArtifactPublished
 from libs.contracts.base import ArtifactFile, ModelSource
 from libs.contracts.events import type_of
-from libs.contracts.scheduler import Checkpoint, JobCheckpointed, JobTrained
+from libs.contracts.scheduler import Checkpoint, JobCheckpointed, JobCompleted, JobTrained
 from libs.contracts.training import ContractParams, FinetuneParams, TrainParams
 from libs.eventlog.read import TimelineEntry
 from libs.eventlog.record import Meta
@@ -43,7 +43,8 @@ from services.gateway.model import (
 from services.gateway.orders import params_of
 from services.gateway.recommend import Settled, recommend_finetune, recommend_train
 from services.gateway.recommend_rules import DataFacts, ModelFacts
-from services.gateway.timeline import moment
+from services.gateway.timeline import moment, payload_of
+from services.gateway.views import StartedFrom
 from tests.support.jobs import NOON, finished_result, submission
 
 ROOT = Path(__file__).parents[2]
@@ -255,9 +256,20 @@ def test_the_timeline_shows_no_object_keys_addresses_or_hashes_of_requests() -> 
     shown = [
         submission(
             model=msgspec.structs.replace(
-                submission().model, source=ModelSource(kind="local", location=secret)
+                submission().model,
+                source=ModelSource(kind="local", location=secret),
+                adapter=ModelSource(kind="s3", location=secret),
             ),
             dataset=msgspec.structs.replace(submission().dataset, key=secret),
+            validation=msgspec.structs.replace(submission().dataset, key=secret),
+            start_from=Checkpoint(
+                step=5,
+                key=f"jobs/{ACCOUNT}/1/{secret}",
+                sha256="f" * 64,
+                size_bytes=1,
+                tokens_processed=2,
+            ),
+            recommended=("lr",),
         ),
         JobCheckpointed(
             epoch=1,
@@ -279,7 +291,22 @@ def test_the_timeline_shows_no_object_keys_addresses_or_hashes_of_requests() -> 
         text = msgspec.json.encode(moment(entry)).decode()
         assert secret not in text
         assert "request_sha256" not in text
+        assert "f" * 64 not in text
         assert not moment(entry).kind.endswith("v1")
+
+
+def test_the_timeline_says_what_a_job_begins_with_and_what_it_cost() -> None:
+    begins = Checkpoint(
+        step=5, key=f"jobs/{ACCOUNT}/1/c", sha256="f" * 64, size_bytes=1, tokens_processed=2
+    )
+    held_out = submission().dataset
+    shown = payload_of(submission(start_from=begins, validation=held_out, recommended=("lr",)))
+    assert shown["start_from"] == StartedFrom(job_id=ACCOUNT, step=5)
+    assert held_out is not None
+    assert shown["validation_dataset_id"] == held_out.id
+    assert shown["recommended"] == ["lr"]
+    early = JobCompleted(tokens_processed=1, artifacts_expires_at=NOON, charge_cents=7)
+    assert payload_of(early)["charge_cents"] == 7
 
 
 def test_two_models_may_not_share_a_name(tmp_path: Path) -> None:

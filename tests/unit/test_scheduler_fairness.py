@@ -1,13 +1,14 @@
 """Whose job is next: fairness as properties of a pure function."""
 
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from libs.contracts.training import TrainParams
+from libs.contracts.training import FinetuneMethod, TrainParams
 from services.scheduler.fairness import (
     AGED,
     MAX_LEASED_PER_ACCOUNT,
@@ -92,3 +93,21 @@ def test_a_model_that_grows_needs_memory_for_what_it_will_be() -> None:
         return needed(job_type="train", params=None, train_params=params)
 
     assert needed() < growing(4) < growing(8) < growing(240) == growing(1000)
+
+
+def test_what_learns_whole_needs_memory_for_it_and_an_adapter_needs_little() -> None:
+    def needed(**params: object) -> int:
+        _, state = first_append(UUID(int=1), UUID(int=2), submission(**params))
+        return memory_needed(state)
+
+    def tuned(method: FinetuneMethod) -> int:
+        known = submission().params
+        assert known is not None
+        return needed(params=replace(known, method=method))
+
+    def grown(**how: Any) -> int:
+        params = TrainParams(cycles=1, learning_rate=1e-4, batch_size=8, **how)
+        return needed(job_type="train", params=None, train_params=params)
+
+    assert tuned("lora") == tuned("dpo") < tuned("full")
+    assert grown() < grown(strategy="width") < tuned("full") < grown(trainable="all")

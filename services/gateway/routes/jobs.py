@@ -48,8 +48,8 @@ decode_estimate: msgspec.json.Decoder[EstimateRequest] = msgspec.json.Decoder(Es
 
 class Estimate(Struct, frozen=True, kw_only=True):
     """What a job would cost. A submission of the same costs the same, and so does the job once it
-    has completed; one that is cancelled costs the share of ``tokens_planned`` that was processed,
-    rounded up to a cent.
+    has completed; one that is cancelled, or ends early because it gets no better (``patience``),
+    costs the share of ``tokens_planned`` that was processed, rounded up to a cent.
 
     ``parts`` add up to ``price_cents``. The part ``tokens`` is the product of all ``factors``, over
     10^17 (a million tokens, a billion parameters, a hundred percent), rounded up to a cent.

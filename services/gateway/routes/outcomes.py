@@ -8,11 +8,19 @@ from litestar.params import FromPath
 from msgspec import Meta, Struct
 
 from libs.bus.rpc import ask
-from libs.contracts.artifact_rpc import DOWNLOADS, DownloadLink, GetDownloads, NotPublished
+from libs.contracts.artifact_rpc import (
+    CHECKPOINTS,
+    DOWNLOADS,
+    CheckpointLink,
+    DownloadLink,
+    GetCheckpoints,
+    GetDownloads,
+    NotPublished,
+)
 from libs.eventlog.read import timeline
 from services.gateway.http.errors import not_found
 from services.gateway.http.operation import operation
-from services.gateway.http.pages import MAX_LIMIT
+from services.gateway.http.pages import MAX_LIMIT, Page
 from services.gateway.http.replies import Reply, reply
 from services.gateway.job_rows import own_job
 from services.gateway.parts import Asked, parts_of
@@ -134,4 +142,27 @@ async def download_job(request: Asked, job_id: FromPath[str]) -> Reply:
     )
 
 
-ROUTES = (job_events, job_result, download_job)
+@operation(
+    "GET",
+    "/v1/jobs/{job_id}/checkpoints",
+    id="listJobCheckpoints",
+    tag="Jobs",
+    scope="read",
+    answer=Page[CheckpointLink],
+    refuses=("payment_required",),
+)
+async def job_checkpoints(request: Asked, job_id: FromPath[str]) -> Reply:
+    """List a job's checkpoints, newest first, with a link to each.
+
+    The last three are kept: of a completed job as long as its files, of another for a week after
+    its end. The links work for an hour; of a running job, until three newer ones are there. A
+    fine-tune can begin with one (start_from). The list is always whole.
+    """
+    parts = parts_of(request)
+    job = await own_job(request, job_id)
+    await require_paid(parts, job)
+    found = await ask(parts.broker, CHECKPOINTS, GetCheckpoints(job_id=job.id))
+    return reply(Page(list(found.links), None, False))
+
+
+ROUTES = (job_events, job_result, download_job, job_checkpoints)
