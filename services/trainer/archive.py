@@ -7,6 +7,9 @@ from pathlib import Path, PurePosixPath
 ARCHIVE = "artifacts.tar.gz"
 RESULT = "result.json"
 ADAPTER = "adapter_model.safetensors"
+MODEL, MERGED = "model", "merged"
+"""The folders of a run that are its result: the model, and beside an adapter the whole one that it
+makes of its base, where that was asked for."""
 GZIP_LEVEL = 1  # nearly all of it is weights, which do not compress
 
 CONFIGS = frozenset({"config.json", "adapter_config.json", "generation_config.json"})
@@ -16,7 +19,7 @@ TOKENIZERS = frozenset({"merges.txt"})
 
 def role_of(name: str) -> str:
     """What a file of a result is for, by its name."""
-    path = PurePosixPath(name)
+    path = PurePosixPath(name.removeprefix(f"{MERGED}-"))
     if path.name == ADAPTER:
         return "adapter"
     if path.match("model*.safetensors"):
@@ -34,9 +37,17 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def result_files(out_dir: Path) -> list[Path]:
-    """What is offered one by one beside the archive: the model's own files, and the result."""
-    model = sorted((out_dir / "model").glob("[!.]*"))
-    return [path for path in [*model, out_dir / RESULT] if path.is_file()]
+    """What is offered one by one beside the archive: the models' own files, and the result."""
+    models = [
+        path for folder in (MODEL, MERGED) for path in sorted((out_dir / folder).glob("[!.]*"))
+    ]
+    return [path for path in [*models, out_dir / RESULT] if path.is_file()]
+
+
+def stored_name(path: Path) -> str:
+    """A result's files lie in one folder of the store, where those of the merged model must not
+    take the others' names."""
+    return f"{MERGED}-{path.name}" if path.parent.name == MERGED else path.name
 
 
 def pack(folder: Path, target: Path) -> None:
@@ -47,13 +58,15 @@ def pack(folder: Path, target: Path) -> None:
 
 
 def pack_result(out_dir: Path, target: Path) -> None:
-    """The archive that the customer downloads: ``model/``, ``result.json``."""
+    """The archive that the customer downloads: ``model/``, ``merged/`` if there is one,
+    ``result.json``."""
     with (
         target.open("wb") as raw,
         gzip.GzipFile("", "wb", GZIP_LEVEL, raw, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w") as tar,
     ):
-        for path in [*files_in(out_dir / "model"), out_dir / RESULT]:
+        models = [*files_in(out_dir / MODEL), *files_in(out_dir / MERGED)]
+        for path in [*models, out_dir / RESULT]:
             tar.add(path, arcname=path.relative_to(out_dir).as_posix(), filter=_anonymous)
 
 

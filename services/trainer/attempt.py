@@ -19,7 +19,7 @@ from libs.contracts.scheduler_rpc import HEARTBEAT, Heartbeat, LeaseGranted
 from libs.contracts.trainer import AnyReport, Stopped
 from libs.contracts.training import TrainSpec
 from libs.observability.trace import current_traceparent, trace_id
-from services.trainer.archive import ARCHIVE, pack_result, result_files, role_of
+from services.trainer.archive import ARCHIVE, pack_result, result_files, role_of, stored_name
 from services.trainer.base_model import ModelUnavailable
 from services.trainer.checkpoint_upload import CheckpointKeeper
 from services.trainer.inputs import fetch
@@ -174,15 +174,18 @@ class Attempt:
             job_id=lease.job_id,
             job_type=lease.job_type,
             model_path=str(inputs.model),
-            dataset_path=str(inputs.dataset) if inputs.dataset else None,
+            dataset_path=_text(inputs.dataset),
             out_dir=str(self._run.path),
             params=lease.params,
             train_params=lease.train_params,
             contract_params=lease.contract_params,
-            resume_from=str(inputs.checkpoint) if inputs.checkpoint else None,
+            resume_from=_text(inputs.checkpoint),
             threads=site.threads,
             trace_id=trace_id(traceparent) if traceparent else None,
             model_name=lease.model.slug,
+            adapter_path=_text(inputs.adapter),
+            start_from=_text(inputs.start_from),
+            validation_path=_text(inputs.validation),
         )
         self._run.path.mkdir()
         logger.info("inputs are here", resumed=spec.resume_from is not None)
@@ -253,8 +256,10 @@ class Attempt:
         await asyncio.to_thread(pack_result, self._run.path, archive)
         stored = [await upload(self._link, self._lease, archive, name=ARCHIVE, role="archive")]
         for path in result_files(self._run.path):
-            role = role_of(path.name)
-            stored.append(await upload(self._link, self._lease, path, name=path.name, role=role))
+            name = stored_name(path)
+            stored.append(
+                await upload(self._link, self._lease, path, name=name, role=role_of(name))
+            )
         return self._reports.finished(result, tuple(stored))
 
     def _read_output(self) -> str:
@@ -268,3 +273,7 @@ class Attempt:
         before = self._lease.checkpoint.tokens_processed if self._lease.checkpoint else 0
         known = self._run.status() or self._run.state()
         return max(before, known.tokens_processed if known else 0)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

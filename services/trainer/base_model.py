@@ -16,6 +16,10 @@ from services.trainer.transfer import download
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 
 
+ADAPTER_FILES = (ADAPTER, "adapter_config.json")
+"""What peft loads."""
+
+
 class ModelUnavailable(Exception):
     """The weights can't be had here; the text says why."""
 
@@ -71,7 +75,29 @@ async def _from_links(
             "name the model that it adapts"
         )
     for file in wanted:
-        await download(http, file.url, folder / file.name)
+        await download(http, file.url, folder / file.name, sha256=file.sha256)
+    return folder
+
+
+async def resolve_adapter(
+    source: ModelSource,
+    files: tuple[InputFile, ...],
+    *,
+    http: aiohttp.ClientSession,
+    cache: Path,
+) -> Path:
+    """A folder that holds an adapter in peft's format. Raises ModelUnavailable, and what `download`
+    raises."""
+    wanted = {file.name: file for file in files if file.name in ADAPTER_FILES}
+    if missing := [name for name in ADAPTER_FILES if name not in wanted]:
+        raise ModelUnavailable(
+            f"the adapter to begin with lacks {missing[0]}: name the model that it adapts, or make"
+            " the adapter anew"
+        )
+    folder = cache / "adapters" / _name(source)
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    for file in wanted.values():
+        await download(http, file.url, folder / file.name, sha256=file.sha256)
     return folder
 
 

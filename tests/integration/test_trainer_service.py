@@ -1,6 +1,7 @@
 """The trainer service as a process, with real NATS and S3, on training that is quick."""
 
 import asyncio
+import hashlib
 import io
 import os
 import signal
@@ -9,17 +10,21 @@ import sys
 import tarfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 import pytest
+from msgspec.structs import replace
 
 from deploy.local.program import clean_environment
 from deploy.local.s3 import S3Settings
 from libs.bus.broker import make_broker
 from libs.bus.streams import declare_streams
+from libs.contracts.base import ModelSource
 from libs.contracts.scheduler import Checkpoint
 from libs.contracts.trainer import Checkpointed, Failed, Finished, Started, Stopped
 from libs.objectstore import ObjectStore
+from services.trainer.archive import pack
 from services.trainer.telemetry import LINES_PER_ATTEMPT
 from tests.support.objects import store_settings
 from tests.support.scripted_platform import ScriptedPlatform, eventually, local_model
@@ -233,6 +238,49 @@ async def test_checkpoints_are_stored_and_another_attempt_resumes_from_one(
     steps = [point.step for point in await platform.metrics(again)]
     assert steps == [checkpoint.step + n for n in (1, 2, 3)]
     assert (await platform.lines(again))[0].seq == LINES_PER_ATTEMPT + 1
+
+
+async def test_training_gets_everything_that_its_lease_names(
+    platform: ScriptedPlatform, trainer: Trainer, tmp_path: Path
+) -> None:
+    lease = await platform.offer("tell", merged_model=True)
+    platform.offers.remove(lease)
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "weights").write_text("learnt before")
+    pack(tmp_path / "state", tmp_path / "state.tar")
+    kept = (tmp_path / "state.tar").read_bytes()
+    begins = Checkpoint(
+        step=40,
+        key=f"jobs/{uuid4()}/1/checkpoint-40.tar",
+        sha256=hashlib.sha256(kept).hexdigest(),
+        size_bytes=len(kept),
+        tokens_processed=1,
+    )
+    await platform.store.put(begins.key, kept)
+    assert lease.dataset is not None
+    held_out = replace(
+        lease.dataset, key=f"datasets/{uuid4()}", sha256=hashlib.sha256(b"other rows").hexdigest()
+    )
+    await platform.store.put(held_out.key, b"other rows")
+    adapter = ModelSource(kind="s3", location=f"jobs/{uuid4()}/1")
+    for name in ("adapter_config.json", "adapter_model.safetensors", "README.md"):
+        await platform.store.put(f"{adapter.location}/{name}", b"{}")
+    model = replace(lease.model, adapter=adapter)
+
+    platform.grant(replace(lease, validation=held_out, start_from=begins, model=model))
+    last = (await platform.until(lease, "Finished"))[-1]
+
+    said = [line.text for line in await platform.lines(lease)][:3]
+    assert said[0].endswith(": adapter_config.json={}, adapter_model.safetensors={}")
+    assert said[1:] == [
+        "held out in validation.jsonl: validation.jsonl=other rows",
+        "start in step-40: weights=learnt before",
+    ]
+    assert isinstance(last, Finished)
+    roles = {file.name: file.role for file in last.files}
+    assert roles["merged-model.safetensors"] == "model"
+    assert roles["merged-config.json"] == "config"
+    assert roles["adapter_model.safetensors"] == "adapter"
 
 
 async def test_a_damaged_checkpoint_is_not_unpacked(

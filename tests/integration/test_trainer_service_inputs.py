@@ -1,17 +1,19 @@
 """Where weights and training code come from, and what is said when they are not there."""
 
+import hashlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
 import aiohttp
 import pytest
+from msgspec.structs import replace
 
 from deploy.local.s3 import S3Settings
 from libs.contracts.artifact_rpc import InputFile
 from libs.contracts.base import ModelSource
 from libs.objectstore import ObjectStore
-from services.trainer.base_model import ModelUnavailable, resolve
+from services.trainer.base_model import ModelUnavailable, resolve, resolve_adapter
 from services.trainer.launch import ForkServerLauncher, PreloadFailed
 from services.trainer.transfer import TransferFailed, download
 from tests.support.objects import store_settings
@@ -84,6 +86,27 @@ async def test_a_prefix_without_safetensors_is_no_model(
     files = (await stored(store, "pytorch_model.bin", b"pickle"),)
     with pytest.raises(ModelUnavailable, match="no safetensors"):
         await resolve(source, files, http=http, models_dir=tmp_path, cache=tmp_path)
+
+
+async def test_an_adapter_is_fetched_alone_and_only_as_what_was_verified(
+    tmp_path: Path, http: aiohttp.ClientSession, store: ObjectStore
+) -> None:
+    source = ModelSource(kind="s3", location="jobs/1/1")
+    weights = await stored(store, "adapter_model.safetensors", b"adapter")
+    config = await stored(store, "adapter_config.json", b"{}")
+    files = (weights, config, await stored(store, "merged-model.safetensors", b"whole"))
+
+    forged = tuple(replace(file, sha256="0" * 64) for file in files)
+    with pytest.raises(TransferFailed, match="SHA-256"):
+        await resolve_adapter(source, forged, http=http, cache=tmp_path)
+    known = (replace(weights, sha256=hashlib.sha256(b"adapter").hexdigest()), *files[1:])
+    folder = await resolve_adapter(source, known, http=http, cache=tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    with pytest.raises(ModelUnavailable, match=r"lacks adapter_config\.json"):
+        await resolve_adapter(source, (weights,), http=http, cache=tmp_path)
 
 
 async def test_a_hub_model_needs_a_pinned_revision(

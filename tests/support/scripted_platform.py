@@ -152,20 +152,29 @@ class ScriptedPlatform:
         self, request: artifact_rpc.GetInputs
     ) -> artifact_rpc.Inputs | artifact_rpc.LeaseLost:
         lease = self.leases[request.job_id]
-        dataset, kept, source = lease.dataset, lease.checkpoint, lease.model.source
-        prefix = f"{source.location}/"
-        keys = [key async for key in self.store.keys(prefix)] if source.kind == "s3" else []
         return artifact_rpc.Inputs(
-            dataset_url=await self.store.presign_get(dataset.key, LINK) if dataset else None,
-            checkpoint_url=await self.store.presign_get(kept.key, LINK) if kept else None,
-            model_files=tuple(
-                [
-                    artifact_rpc.InputFile(
-                        name=key.removeprefix(prefix), url=await self.store.presign_get(key, LINK)
-                    )
-                    for key in keys
-                ]
-            ),
+            dataset_url=await self._link(lease.dataset),
+            checkpoint_url=await self._link(lease.checkpoint),
+            validation_url=await self._link(lease.validation),
+            start_from_url=await self._link(lease.start_from),
+            adapter_files=await self._files(lease.model.adapter),
+            model_files=await self._files(lease.model.source),
+        )
+
+    async def _link(self, stored: DatasetRef | Checkpoint | None) -> str | None:
+        return await self.store.presign_get(stored.key, LINK) if stored else None
+
+    async def _files(self, source: ModelSource | None) -> tuple[artifact_rpc.InputFile, ...]:
+        if source is None or source.kind != "s3":
+            return ()
+        prefix = f"{source.location}/"
+        return tuple(
+            [
+                artifact_rpc.InputFile(
+                    name=key.removeprefix(prefix), url=await self.store.presign_get(key, LINK)
+                )
+                async for key in self.store.keys(prefix)
+            ]
         )
 
     async def _upload_url(

@@ -1,7 +1,7 @@
 """Training without a model: writes the files that `services.trainer.train` writes, quickly.
 
 The data set's text says how it is to go: ``finish``, ``slow`` (finishes if nobody stops it),
-``deaf`` (slow, and ignores SIGTERM), ``fail``, ``crash``.
+``deaf`` (slow, and ignores SIGTERM), ``tell`` (says what it was given), ``fail``, ``crash``.
 """
 
 import hashlib
@@ -41,6 +41,8 @@ def run(spec: TrainSpec) -> None:
     if script == "crash":
         print("the ground opened", file=sys.stderr, flush=True)
         signal.raise_signal(signal.SIGABRT)
+    if script == "tell":
+        _tell(spec, out / "log.txt")
     step = begin
     with (out / "metrics.jsonl").open("ab") as metrics, (out / "log.txt").open("a") as log:
         while step < spec.params.steps and not stopped:
@@ -52,7 +54,7 @@ def run(spec: TrainSpec) -> None:
             _state(out, step, spec.params.steps)
             if step % spec.params.checkpoint_every == 0:
                 _checkpoint(out, step)
-            time.sleep(0 if script == "finish" else SLOW_SECONDS)
+            time.sleep(0 if script in ("finish", "tell") else SLOW_SECONDS)
     if stopped:
         _checkpoint(out, step)
     else:
@@ -61,6 +63,10 @@ def run(spec: TrainSpec) -> None:
         (out / "model" / "adapter_config.json").write_text("{}")
         (out / "model" / "tokenizer.json").write_text("{}")
         (out / "model" / "README.md").write_text("# A model")
+        if spec.params.merged_model:
+            (out / "merged").mkdir()
+            (out / "merged" / "model.safetensors").write_bytes(b"weights" * 2000)
+            (out / "merged" / "config.json").write_text("{}")
         _put(out, "result.json", _result(step))
     status = RunStatus(
         outcome="stopped" if stopped else "finished", tokens_processed=step * TOKENS_A_STEP
@@ -69,6 +75,23 @@ def run(spec: TrainSpec) -> None:
     with (out / "log.txt").open("a") as log:
         log.write("done\n")
     os._exit(0)  # at once: what was written last is to be published all the same
+
+
+def _tell(spec: TrainSpec, log: Path) -> None:
+    """What lies at every path of the spec."""
+    places = {
+        "adapter": spec.adapter_path,
+        "held out": spec.validation_path,
+        "start": spec.start_from,
+        "resumed": spec.resume_from,
+    }
+    with log.open("a") as lines:
+        for name, place in places.items():
+            if place is not None:
+                path = Path(place)
+                files = sorted(path.iterdir()) if path.is_dir() else [path]
+                held = ", ".join(f"{file.name}={file.read_text()}" for file in files)
+                lines.write(f"{name} in {path.name}: {held}\n")
 
 
 def _checkpoint(out: Path, step: int) -> None:

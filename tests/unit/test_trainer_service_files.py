@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from libs.contracts.training import MetricPoint
-from services.trainer.archive import pack, pack_result, result_files, role_of, unpack
+from services.trainer.archive import (
+    pack,
+    pack_result,
+    result_files,
+    role_of,
+    stored_name,
+    unpack,
+)
 from services.trainer.run_folder import RunFolder
 from services.trainer.tail import LARGEST_READ, Piece, Tail
 from services.trainer.telemetry import LINES_PER_ATTEMPT, LONGEST_LINE, lines_in, points_in
@@ -123,6 +130,26 @@ def test_the_same_files_make_the_same_archive_whenever_it_is_made(tmp_path: Path
 def test_hidden_files_are_not_part_of_a_result(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run", mtime=0)
     assert [path.name for path in result_files(run)] == ["a.safetensors", "b.json", "result.json"]
+
+
+def test_a_merged_model_lies_beside_the_adapter_under_names_of_its_own(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", mtime=0)
+    (run / "merged").mkdir()
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        (run / "merged" / name).write_text(name)
+
+    names = {stored_name(path): role_of(stored_name(path)) for path in result_files(run)}
+    assert names == {
+        "a.safetensors": "metadata",
+        "b.json": "metadata",
+        "merged-model.safetensors": "model",
+        "merged-config.json": "config",
+        "merged-tokenizer.json": "tokenizer",
+        "result.json": "metadata",
+    }
+    pack_result(run, tmp_path / "whole.tar.gz")
+    with tarfile.open(tmp_path / "whole.tar.gz") as tar:
+        assert "merged/model.safetensors" in tar.getnames()
 
 
 def test_an_archive_unpacks_to_what_was_packed(tmp_path: Path) -> None:
