@@ -59,8 +59,18 @@ def answer_pings(broker: NatsBroker, service: str) -> None:
     answer(broker, ping_of(service), pong)
 
 
-async def ask(broker: NatsBroker, rpc: Rpc[Q, A], request: Q, *, deadline: float = DEADLINE) -> A:
-    """Ask until there is an answer. Raises Unanswered after ``deadline`` seconds."""
+async def ask(
+    broker: NatsBroker,
+    rpc: Rpc[Q, A],
+    request: Q,
+    *,
+    deadline: float = DEADLINE,
+    patience: float = TRY_TIMEOUT,
+) -> A:
+    """Ask until there is an answer. Raises Unanswered after ``deadline`` seconds.
+
+    ``patience`` is how long one who was asked may take before somebody is asked again.
+    """
     payload = msgspec.json.encode(request)
     traceparent = current_traceparent()
     headers = {"traceparent": traceparent} if traceparent else None
@@ -70,7 +80,7 @@ async def ask(broker: NatsBroker, rpc: Rpc[Q, A], request: Q, *, deadline: float
             while True:
                 try:
                     reply = await broker.request(
-                        payload, rpc.subject, headers=headers, timeout=min(TRY_TIMEOUT, deadline)
+                        payload, rpc.subject, headers=headers, timeout=min(patience, deadline)
                     )
                     if reply.body != FAILED:
                         return rpc.decode_answer.decode(reply.body)

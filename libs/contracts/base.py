@@ -62,6 +62,21 @@ class ModelSource(Struct, frozen=True, kw_only=True):
     location: ShortText
     revision: ShortText | None = None
 
+    @property
+    def prefix(self) -> str:
+        """How the keys of its files begin in the object store; what follows is their names."""
+        place = self.location
+        return place if place.endswith("-") else place.rstrip("/") + "/"
+
+    @property
+    def maker(self) -> UUID | None:
+        """The job among whose files it lies; None for one that an operator has put there."""
+        match self.location.split("/"):
+            case ["jobs", job_id, *_] if self.kind == "s3":
+                return UUID(job_id)
+            case _:
+                return None
+
 
 class ModelRef(Struct, frozen=True, kw_only=True):
     """The base model of a job, as the catalogue had it when the job was submitted. ``adapter`` is a

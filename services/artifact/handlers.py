@@ -44,8 +44,6 @@ from services.artifact.model import (
     downloadable,
     holds_lease,
     judge,
-    maker_of,
-    prefix_of,
     upload_key,
 )
 
@@ -157,7 +155,7 @@ class Desk(Struct, frozen=True, kw_only=True):
         each file with the hash that was verified."""
         if source is None or source.kind != "s3":
             return ()
-        prefix, maker = prefix_of(source), maker_of(source)
+        prefix, maker = source.prefix, source.maker
         found: dict[str, str | None]
         if maker is None:
             found = {key: None async for key in self.store.keys(prefix)}

@@ -13,7 +13,7 @@ from libs.contracts.artifact import (
     ArtifactRejected,
     DeletionReason,
 )
-from libs.contracts.base import ArtifactFile, ModelSource
+from libs.contracts.base import ArtifactFile
 from libs.jobstate.checkpoints import KEPT_FOR
 from libs.jobstate.state import ENDED, JobState
 
@@ -76,21 +76,6 @@ def belongs(key: str, job_id: UUID) -> bool:
             return owner == str(job_id) and epoch.isdecimal() and bool(_FILE_NAME.fullmatch(name))
         case _:
             return False
-
-
-def prefix_of(source: ModelSource) -> str:
-    """How the keys of a model's files begin; what follows is their names."""
-    place = source.location
-    return place if place.endswith("-") else place.rstrip("/") + "/"
-
-
-def maker_of(source: ModelSource) -> UUID | None:
-    """The job that made the model; None for one that an operator has put there."""
-    match source.location.split("/"):
-        case ["jobs", job_id, *_] if source.kind == "s3":
-            return UUID(job_id)
-        case _:
-            return None
 
 
 def judge(

@@ -113,20 +113,10 @@ async def source_available(parts: Parts, account_id: UUID, source: ModelSource) 
     for model in parts.catalog.models:
         if model.source == source:
             return parts.catalog.available(model)
-    maker = maker_of(source)
-    if maker is None:
+    if source.maker is None:
         return False
-    state = await parts.pool.fetchval(MAKER_SQL, maker, account_id)
+    state = await parts.pool.fetchval(MAKER_SQL, source.maker, account_id)
     return state is not None and downloadable(decode_state(state), parts.now())
-
-
-def maker_of(source: ModelSource) -> UUID | None:
-    """The job among whose files an own model lies."""
-    match source.location.split("/"):
-        case ["jobs", job_id, *_] if source.kind == "s3":
-            return UUID(job_id)
-        case _:
-            return None
 
 
 async def origin_of(parts: Parts, account_id: UUID, job: JobState) -> CatalogModel | None:

@@ -13,12 +13,14 @@ import aiohttp
 import structlog
 
 from libs.bus.broker import make_broker
-from libs.bus.rpc import answer_pings
+from libs.bus.rpc import answer, answer_pings
+from libs.contracts.trainer_rpc import PREVIEW
 from libs.observability.logs import configure_logs
 from libs.settings import SettingsError, decode_settings
 from services.trainer.attempt import Site
 from services.trainer.launch import ForkServerLauncher, Launcher, PreloadFailed
 from services.trainer.link import Link
+from services.trainer.preview import Previewer
 from services.trainer.settings import Settings
 from services.trainer.transfer import TIMEOUTS
 from services.trainer.worker import Worker
@@ -41,6 +43,14 @@ async def serve(settings: Settings, launcher: Launcher) -> None:
         http = await stack.enter_async_context(aiohttp.ClientSession(timeout=TIMEOUTS))
         broker = make_broker(settings.nats_url)
         answer_pings(broker, "trainer")
+        warm = asyncio.Event()
+        previewer = Previewer(
+            http,
+            models_dir=Path(settings.models_dir),
+            cache=Path(settings.work_dir) / "models",
+            ready=warm,
+        )
+        answer(broker, PREVIEW, previewer.answer)
         stack.push_async_callback(broker.stop)
         await broker.start()
         client = await broker.connect()
@@ -65,6 +75,7 @@ async def serve(settings: Settings, launcher: Launcher) -> None:
         async def work() -> None:
             # After the pings are answered: the imports take seconds, and others wait for those.
             await launcher.warm_up()
+            warm.set()
             await worker.run()
 
         working = asyncio.create_task(work())

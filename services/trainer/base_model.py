@@ -16,6 +16,17 @@ from services.trainer.transfer import download
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 
 
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab*",
+    "merges.txt",
+    "config.json",
+)
+"""What turns text into tokens; the config names the kind of tokenizer where nothing else does."""
+
 ADAPTER_FILES = (ADAPTER, "adapter_config.json")
 """What peft loads."""
 
@@ -79,6 +90,37 @@ async def _from_links(
     return folder
 
 
+async def resolve_tokenizer(
+    source: ModelSource,
+    files: tuple[InputFile, ...],
+    *,
+    http: aiohttp.ClientSession,
+    models_dir: Path,
+    cache: Path,
+) -> Path:
+    """A folder that holds the model's tokenizer, and not its weights unless they are here anyway.
+
+    Raises ModelUnavailable, and for S3 what `download` raises.
+    """
+    match source.kind:
+        case "local":
+            return _local(models_dir, source.location)
+        case "s3":
+            folder = cache / "tokenizers" / _name(source)
+            await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+            for file in files:
+                if is_part_of_tokenizer(file.name):
+                    await download(http, file.url, folder / file.name, sha256=file.sha256)
+            return folder
+        case "hub":
+            return await asyncio.to_thread(_from_hub, source, cache / "hub", TOKENIZER_FILES)
+
+
+def is_part_of_tokenizer(name: str) -> bool:
+    flat = Path(name).name == name
+    return flat and any(Path(name).match(glob) for glob in TOKENIZER_FILES)
+
+
 async def resolve_adapter(
     source: ModelSource,
     files: tuple[InputFile, ...],
@@ -109,7 +151,7 @@ def is_part_of_model(name: str) -> bool:
     return flat and name != RESULT and any(Path(name).match(glob) for glob in MODEL_FILES)
 
 
-def _from_hub(source: ModelSource, cache: Path) -> Path:
+def _from_hub(source: ModelSource, cache: Path, files: tuple[str, ...] = MODEL_FILES) -> Path:
     if source.revision is None:
         raise ModelUnavailable(
             f"{source.location} has no pinned revision in catalog.toml; add the commit to use"
@@ -119,7 +161,7 @@ def _from_hub(source: ModelSource, cache: Path) -> Path:
             snapshot_download(
                 source.location,
                 revision=source.revision,
-                allow_patterns=list(MODEL_FILES),
+                allow_patterns=list(files),
                 cache_dir=cache,
             )
         )

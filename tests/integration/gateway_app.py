@@ -23,8 +23,16 @@ from deploy.local.program import free_port
 from deploy.local.s3 import S3Settings
 from libs.bus.broker import make_broker
 from libs.bus.rpc import answer, answer_pings, ask
-from libs.contracts import artifact_rpc, billing_rpc, provider_rpc, scheduler_rpc, telemetry_rpc
+from libs.contracts import (
+    artifact_rpc,
+    billing_rpc,
+    provider_rpc,
+    scheduler_rpc,
+    telemetry_rpc,
+    trainer_rpc,
+)
 from libs.contracts.gateway_rpc import KEEP_PLAN
+from libs.contracts.rpc import Ping, Pong, ping_of
 from libs.eventlog.connection import connect, create_pool
 from libs.eventlog.groupcommit import GroupCommit
 from libs.objectstore import ObjectStore
@@ -252,6 +260,7 @@ async def _others(
         scheduler_rpc.CANCEL,
         artifact_rpc.DOWNLOADS,
         artifact_rpc.CHECKPOINTS,
+        trainer_rpc.PREVIEW,
     ):
         name = question.subject.rsplit(".", 1)[1]
 
@@ -260,6 +269,13 @@ async def _others(
             return said(request) if callable(said) else said
 
         answer(broker, question, scripted)  # type: ignore[arg-type]
+
+    async def trainer(_: Ping) -> Pong:
+        """There is one as soon as it has something to say."""
+        assert "preview" in answers
+        return Pong(service="trainer")
+
+    answer(broker, ping_of("trainer"), trainer)
     for service in OTHERS:
         answer_pings(broker, service)
     await broker.start()

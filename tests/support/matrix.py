@@ -16,7 +16,7 @@ import nats
 import pytest
 from msgspec import Struct
 
-from libs.contracts import artifact_rpc, scheduler_rpc, telemetry_rpc
+from libs.contracts import artifact_rpc, scheduler_rpc, telemetry_rpc, trainer_rpc
 from libs.contracts.scheduler import JobCheckpointed
 from libs.contracts.training import LogLine
 from services.gateway.app import ROUTES
@@ -147,7 +147,21 @@ def script(gateway: Gateway) -> None:
         )
         return artifact_rpc.Checkpoints(links=(link,))
 
+    def preview(asked: trainer_rpc.GetPreview) -> trainer_rpc.Preview:
+        row = trainer_rpc.PreviewRow(
+            line=asked.line,
+            answer=None,
+            text="two",
+            tokens=(trainer_rpc.PreviewToken(id=1, text="two", trained=True),),
+            token_count=1,
+            trained_count=1,
+            truncated_tokens=0,
+            problem=None,
+        )
+        return trainer_rpc.Preview(rows=(row,), following=None)
+
     gateway.answers |= {
+        "preview": preview,
         "checkpoints": checkpoints,
         "logs": logs,
         "metrics": metrics,
@@ -163,6 +177,8 @@ def request_of(
     in the body, such as ``hyperparams.base_model_id``, and the id to put there."""
     path = re.sub(r"{(\w+)}", lambda name: _known(ids, name[1], one), one.path)
     request: dict[str, Any] = {"method": one.method, "url": path}
+    if one.id == "previewDataset":
+        request["params"] = {"model": TINY_LLAMA}
     if one.body is not None:
         request["json"] = _body(one, ids)
     if one.form is not None:
