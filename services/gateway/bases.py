@@ -5,6 +5,7 @@ from uuid import UUID
 from msgspec import Struct, structs
 
 from libs.contracts.base import ModelRef, ModelSource
+from libs.contracts.training import FinetuneParams
 from libs.jobstate.state import JobState, decode_state
 from services.gateway.catalog import CatalogModel, Shape
 from services.gateway.http.errors import ApiError
@@ -31,10 +32,12 @@ SELECT state FROM log.job WHERE id = $1 AND account_id = $2 AND status = 'comple
 
 
 class Base(Struct, frozen=True, kw_only=True):
-    """A model to work on, and what a recommendation for it goes by."""
+    """A model to work on, and what a recommendation for it goes by. ``adapter`` is how the adapter
+    that it comes with was made."""
 
     ref: ModelRef
     facts: ModelFacts
+    adapter: FinetuneParams | None = None
 
 
 async def find_base(parts: Parts, account_id: UUID, name: str) -> Base:
@@ -64,6 +67,7 @@ async def find_base(parts: Parts, account_id: UUID, name: str) -> Base:
             adapter=adapter,
         ),
         facts=own_facts(job, origin),
+        adapter=job.params if adapter is not None else None,
     )
 
 

@@ -3,13 +3,16 @@
 from typing import Any, assert_never
 from uuid import UUID
 
+import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from libs.contracts.base import DatasetRef, JobType
 from libs.contracts.training import ContractParams, FinetuneParams, Hyperparams, TrainParams
 from services.gateway.bases import Base
 from services.gateway.http.errors import invalid
 from services.gateway.job_requests import (
+    LORA_RANK,
     AnyRequest,
     ContractHyperparams,
     FinetuneHyperparams,
@@ -113,6 +116,7 @@ def order_of(
     validation: DatasetRef | None = None,
 ) -> Order:
     chosen = params_of(request.hyperparams, base.facts, facts_of(dataset))
+    params = going_on(request.hyperparams, chosen.params, base.adapter)
     return Order(
         account_id=account_id,
         surface="jobs",
@@ -121,13 +125,42 @@ def order_of(
         job_type=job_type_of(request),
         model=base.ref,
         dataset=dataset,
-        params=chosen.params,
+        params=params,
         output_name=request.hyperparams.output_name,
         label=request.label,
         priority=request.priority_processing,
         validation=validation,
         recommended=chosen.recommended,
     )
+
+
+def going_on(
+    hyper: FinetuneHyperparams | TrainHyperparams | ContractHyperparams,
+    params: Hyperparams,
+    adapter: FinetuneParams | None,
+) -> Hyperparams:
+    """An adapter goes on as itself: where nothing else is asked for, with the shape that it has.
+
+    Raises ApiError 422 where something else is. Only an adapter goes on; other work takes it in.
+    """
+    if adapter is None or not isinstance(hyper, FinetuneHyperparams) or hyper.method == "full":
+        return params
+    assert isinstance(params, FinetuneParams)
+    said = {
+        "lora_rank": hyper.lora_rank != LORA_RANK,
+        "lora_alpha": hyper.lora_alpha is not None,
+        "target_modules": hyper.target_modules is not None,
+        "use_rslora": hyper.use_rslora,
+    }
+    its = {name: getattr(adapter, name) for name in said}
+    for name, value in its.items():
+        if said[name] and getattr(params, name) != value:
+            shown = "all layers" if value is None else msgspec.json.encode(value).decode()
+            raise invalid(
+                f"hyperparams.{name}: the adapter that this goes on with has {shown}; leave it out,"
+                " or name a merged model (merged_model) as the base"
+            )
+    return replace(params, **its)
 
 
 def facts_of(dataset: DatasetRef | None) -> DataFacts:

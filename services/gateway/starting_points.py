@@ -48,11 +48,12 @@ def _differences(
     if its.method != params.method:
         found.append(f"its method ({its.method}, not {params.method})")
     elif params.method != "full":
-        if its.lora_rank != params.lora_rank:
-            found.append(f"its lora_rank ({its.lora_rank}, not {params.lora_rank})")
+        for name in ("lora_rank", "lora_alpha", "use_rslora"):
+            theirs, ours = getattr(its, name), getattr(params, name)
+            if theirs != ours:
+                found.append(f"its {name} ({theirs}, not {ours})")
         if its.target_modules != params.target_modules:
-            theirs, ours = _layers(its), _layers(params)
-            found.append(f"its target_modules ({theirs}, not {ours})")
+            found.append(f"its target_modules ({_layers(its)}, not {_layers(params)})")
     return found
 
 

@@ -6,7 +6,6 @@ torch, one thread, and gives way to whatever trains.
 
 import os
 import signal
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +16,8 @@ from msgspec import Struct
 
 from libs.contracts.base import DatasetKind
 from libs.contracts.trainer_rpc import PreviewRow, PreviewToken
-from services.trainer.documents import Document, prepare_tokenizer, tokenise, truncate
-from services.trainer.rows import SHAPES, Messages, Preference, PromptCompletion, Row, Turn
+from services.trainer.documents import Answer, Document, prepare_tokenizer, tokenise, truncate
+from services.trainer.rows import SHAPES, Preference, Row
 
 MAX_SHOWN_TOKENS = 8_192
 """Of all rows of an answer, some 500 KB of it; NATS carries 1 MB."""
@@ -26,7 +25,7 @@ LIFE_SECONDS = 15  # then it is cut off, whatever the tokenizer may be doing
 MAX_PROBLEM = 1_000  # characters; what a template says may be long
 NICE = 10  # training comes first
 
-Answer = Literal["chosen", "rejected"]
+Which = Literal["chosen", "rejected"]
 
 
 class Line(Struct, frozen=True):
@@ -75,49 +74,54 @@ def rows_of(lines: tuple[Line, ...], tokenizer: Any, kind: DatasetKind, seq_len:
             why = f"not a row of the kind {kind}: {error}"
             rows.append(_shown(None, _nothing(line.number), 0, why, tokenizer, left))
             continue
-        here = list(_conversations(line.number, row, tokenizer, seq_len))
+        here = _texts(line.number, row, tokenizer, seq_len)
         if rows and sum(document.size for _, document, _, _ in here) > left:
             return Shown(rows=tuple(rows), lines=done)
-        for answer, document, lost, problem in here:
-            shown = _shown(answer, document, lost, problem, tokenizer, left)
+        for which, document, lost, problem in here:
+            shown = _shown(which, document, lost, problem, tokenizer, left)
             left = max(0, left - len(shown.tokens))
             rows.append(shown)
     return Shown(rows=tuple(rows), lines=len(lines))
 
 
-def _conversations(
-    number: int, row: Row, tokenizer: Any, seq_len: int
-) -> Iterator[tuple[Answer | None, Document, int, str | None]]:
+def _texts(
+    number: int, row: Row | Preference, tokenizer: Any, seq_len: int
+) -> list[tuple[Which | None, Document, int, str | None]]:
     """Each text that is learnt from, cut as training cuts it: with the tokens that were lost, and
-    why it is not learnt from, if it is not."""
-    for answer, said in _said(row):
-        errors: list[str] = []
-        found = list(tokenise([(number, said)], tokenizer, errors))
-        if not found:
-            yield answer, _nothing(number), 0, errors[0].removeprefix(f"line {number}: ")
-            continue
-        (document,) = found
-        cut = truncate(document, seq_len)
-        problem = None
-        if document.label_count == 0:
-            problem = "no token to learn from; is the answer empty?"
-        elif cut.label_count == 0:
-            problem = f"its answer begins after {seq_len} tokens, so it is left out; raise seq_len"
-        yield answer, cut, document.size - cut.size, problem
+    why it is not learnt from, if it is not. Of a preference both answers are learnt, or none."""
+    texts = [(which, *_text(number, said, tokenizer, seq_len)) for which, said in _said(row)]
+    problem = next((problem for *_, problem in texts if problem is not None), None)
+    return [(which, cut, lost, own or problem) for which, cut, lost, own in texts]
 
 
-def _said(row: Row) -> list[tuple[Answer | None, Row]]:
+def _text(
+    number: int, said: Row | Answer, tokenizer: Any, seq_len: int
+) -> tuple[Document, int, str | None]:
+    errors: list[str] = []
+    found = list(tokenise([(number, said)], tokenizer, errors))
+    if not found:
+        return _nothing(number), 0, errors[0].removeprefix(f"line {number}: ")
+    (document,) = found
+    cut = truncate(document, seq_len)
+    problem = None
+    if document.label_count == 0:
+        problem = "no token to learn from; is the answer empty?"
+    elif cut.label_count == 0:
+        problem = f"its answer begins after {seq_len} tokens, so it is left out; raise seq_len"
+    return cut, document.size - cut.size, problem
+
+
+def _said(row: Row | Preference) -> list[tuple[Which | None, Row | Answer]]:
     if not isinstance(row, Preference):
         return [(None, row)]
-    prompt = row.prompt
-    answers: tuple[tuple[Answer, str], ...] = (("chosen", row.chosen), ("rejected", row.rejected))
-    if isinstance(prompt, str):
-        return [(name, PromptCompletion(prompt, text)) for name, text in answers]
-    return [(name, Messages((*prompt, Turn("assistant", text)))) for name, text in answers]
+    return [
+        ("chosen", Answer(row.prompt, row.chosen)),
+        ("rejected", Answer(row.prompt, row.rejected)),
+    ]
 
 
 def _shown(
-    answer: Answer | None,
+    which: Which | None,
     document: Document,
     lost: int,
     problem: str | None,
@@ -129,7 +133,7 @@ def _shown(
     labels = [False, *document.labels[1:].tolist()]
     return PreviewRow(
         line=document.line,
-        answer=answer,
+        answer=which,
         text=tokenizer.decode(ids, clean_up_tokenization_spaces=False),
         tokens=tuple(
             PreviewToken(id, tokenizer.decode([id], clean_up_tokenization_spaces=False), trained)

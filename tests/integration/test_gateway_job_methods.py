@@ -217,7 +217,9 @@ async def test_an_own_adapter_is_a_base_as_long_as_what_it_adapts_is_there(
     weights = file("model.safetensors", "model", f"jobs/{grown['id']}/1/model.safetensors")
     await happened(gateway, grown["id"], *completing(weights, kept_for=timedelta(days=3)))
     shown = decoded(await gateway.client.get(f"/v1/jobs/{grown['id']}", headers=gateway.headers))
-    on_own = tune(dataset_id) | {"base_model_id": shown["output_model_id"]}
+    on_own = tune(dataset_id, hyperparams={"lora_rank": 8}) | {
+        "base_model_id": shown["output_model_id"]
+    }
     adapted = await submit(gateway, on_own)
     adapter = file("adapter_model.safetensors", "adapter", f"jobs/{adapted['id']}/1/a.safetensors")
     await happened(gateway, adapted["id"], *completing(adapter))
@@ -230,6 +232,10 @@ async def test_an_own_adapter_is_a_base_as_long_as_what_it_adapts_is_there(
     assert model.adapter is not None
     assert model.adapter.location == f"jobs/{adapted['id']}/1"
     assert await _available(gateway, made)
+    goes_on = await submit(gateway, tune(dataset_id) | {"base_model_id": made})
+    assert goes_on["hyperparams"]["lora_rank"] == 8
+    other = tune(dataset_id, hyperparams={"lora_rank": 16}) | {"base_model_id": made}
+    assert "merged model" in await refused(gateway, other)
 
     gateway.clock.ahead = timedelta(days=4)
     try:

@@ -40,7 +40,7 @@ from services.gateway.model import (
     run_params,
     standing,
 )
-from services.gateway.orders import params_of
+from services.gateway.orders import going_on, params_of
 from services.gateway.recommend import Settled, recommend_finetune, recommend_train
 from services.gateway.recommend_rules import DataFacts, ModelFacts
 from services.gateway.timeline import moment, payload_of
@@ -163,6 +163,36 @@ def test_every_method_has_its_learning_rate() -> None:
     assert rate(method="full") == pytest.approx(rate() / 10, rel=0.06)
     assert rate(method="dpo") == 1e-5
     assert params_of(FinetuneHyperparams(method="dpo"), FACTS, PLENTY).recommended[-1] == "beta"
+
+
+def test_an_adapter_goes_on_in_its_own_shape_and_in_no_other() -> None:
+    adapter = FinetuneParams(
+        steps=1,
+        learning_rate=1e-3,
+        seq_len=16,
+        batch_size=1,
+        lora_rank=8,
+        lora_alpha=16.0,
+        target_modules=("q_proj",),
+        use_rslora=True,
+    )
+
+    def goes_on(**said: Any) -> FinetuneParams:
+        asked = FinetuneHyperparams(**said)
+        found = going_on(asked, params_of(asked, FACTS, PLENTY).params, adapter)
+        assert isinstance(found, FinetuneParams)
+        return found
+
+    found = goes_on(steps=7, lora_alpha=16.0)
+    assert (found.steps, found.lora_rank, found.lora_alpha) == (7, 8, 16.0)
+    assert (found.target_modules, found.use_rslora) == (("q_proj",), True)
+    assert goes_on(method="full").lora_rank == 32
+    for other in ({"lora_rank": 16}, {"lora_alpha": 8.0}, {"target_modules": ("k_proj",)}):
+        with pytest.raises(ApiError, match="merged model"):
+            goes_on(**other)
+    grown = TrainHyperparams()
+    params = params_of(grown, FACTS, PLENTY).params
+    assert going_on(grown, params, adapter) == params
 
 
 def test_a_contraction_has_the_references_defaults_and_nothing_recommended() -> None:

@@ -12,6 +12,7 @@ from libs.contracts.base import DatasetKind
 from libs.contracts.trainer_rpc import PreviewRow
 from services.trainer.documents import load_documents, prepare_tokenizer
 from services.trainer.loading import load_tokenizer
+from services.trainer.preferences import load_pairs
 from services.trainer.preview_rows import MAX_SHOWN_TOKENS, Line, Shown, rows_of
 from tests.support.training import chat, chats, write_rows
 
@@ -83,6 +84,43 @@ def test_what_is_learnt_is_the_answer_and_nothing_else(tokenizer: Any, tmp_path:
     assert "The lamp with number 0 is red." in learnt
     assert "What is" not in learnt
     assert "What is lamp 0?" in row.text
+
+
+PREFERENCES: list[dict[str, Any]] = [
+    {"prompt": "2+2?", "chosen": "four", "rejected": "seven, or so"},
+    {
+        "prompt": [
+            {"role": "user", "content": "Is there a lamp?"},
+            {"role": "assistant", "content": "Yes."},
+            {"role": "user", "content": "And a boat?"},
+        ],
+        "chosen": "Yes, a red one.",
+        "rejected": "No. " * 40,
+    },
+]
+
+
+def test_a_preview_and_training_see_the_same_pairs(tokenizer: Any, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", PREFERENCES)
+    trained = load_pairs(path, tokenizer, 64)
+    answers = [answer for pair in trained.rows for answer in (pair.chosen, pair.rejected)]
+
+    rows = shown(path, tokenizer, "preference").rows
+
+    assert [row.problem for row in rows] == [None] * 4
+    for row, document in zip(rows, answers, strict=True):
+        assert [token.id for token in row.tokens] == document.tokens.tolist()
+        assert [token.trained for token in row.tokens][1:] == document.labels[1:].tolist()
+    assert sum(row.truncated_tokens for row in rows) == trained.tokens_truncated > 0
+
+
+def test_a_pair_is_learnt_whole_or_not_at_all(tokenizer: Any, tmp_path: Path) -> None:
+    pair = {"prompt": "a", "chosen": "b", "rejected": "\ue000\ue001\ue002\ue003"}
+    path = write_rows(tmp_path / "rows.jsonl", [pair])
+    chosen, rejected = shown(path, tokenizer, "preference").rows
+    assert chosen.problem == rejected.problem
+    assert "U+E000" in (chosen.problem or "")
+    assert chosen.tokens
 
 
 @pytest.mark.parametrize("prompt", ["2+2?", [{"role": "user", "content": "2+2?"}]])
