@@ -117,6 +117,8 @@ def record_jobs(recorder: Recorder) -> None:
     dataset_id = dataset["id"]
     recorder.ask("listDatasets")
     recorder.ask("getDataset", dataset_id=dataset_id)
+    shown = {"model": TINY_LLAMA, "limit": 1, "seq_len": 32}
+    recorder.ask("previewDataset", query=shown, dataset_id=dataset_id)
     named = {"base_model_id": base_id, "dataset_id": dataset_id}
     recorder.ask("recommendTraining", body=named)
     page = "https://your-site.example/billing"
@@ -153,8 +155,9 @@ def record_outcome(recorder: Recorder, job_id: str) -> None:
     recorder.ask("getJobMetrics", query={"since_step": latest - LAST}, job_id=job_id)
     latest = ask_again(recorder, "getJobLogs", job_id=job_id)["latest_seq"]
     recorder.ask("getJobLogs", query={"since": latest - LAST}, job_id=job_id)
-    for asked in ("listJobEvents", "getJobResult", "downloadJob", "extendStorage"):
+    for asked in ("listJobEvents", "getJobResult", "listJobCheckpoints", "downloadJob"):
         recorder.ask(asked, job_id=job_id)
+    recorder.ask("extendStorage", job_id=job_id)
     recorder.ask("listModels")
     recorder.ask("getModel", model_id=kept["output_model_id"])
     recorder.ask("getBillingSummary")

@@ -51,6 +51,7 @@ STATE = (
     r"^expires_at: name a moment to come",
     r"name the one model to work on",
     r"^Send .* or ",
+    r"^(hyperparams\.\w+|dataset_id|validation_dataset_id|start_from(\.step)?|method): ",
     r"^(at least )?\d+ lines? (is|are) not valid",
     r"^the data set has no rows",
     r"must be true to submit a run",
@@ -59,7 +60,8 @@ STATE = (
     r"Expected `int.*`, got `float`$",
 )
 """What a request may be refused for although the document allows it: no schema can say that a
-cursor is ours, that a moment is to come, that one of two fields is there, that rows are good.
+cursor is ours, that a moment is to come, that one of two fields is there, that rows are good, that
+hyperparameters make sense together.
 And 1.0 is an integer to JSON Schema, while to us it is a slip."""
 
 QUOTED = re.compile(r'^\s*"[!#-~]+"\s*$')

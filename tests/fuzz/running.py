@@ -32,6 +32,7 @@ BALANCE_CENTS = 10**12  # no run ends because its money did
 REQUESTS_PER_MINUTE = 600_000_000  # nor because it was too quick
 STEPS = 2  # of the job that is to complete
 TRAINER = "trainer-0"
+PREVIEWER = "trainer-1"
 TRAINING_SECONDS = 60.0  # it takes two; a busy machine may take longer
 
 ROWS = b'{"text": "finish"}\n{"text": "what is learned here is not the point"}\n'
@@ -70,8 +71,8 @@ class Target(Struct, frozen=True, kw_only=True):
 
 @asynccontextmanager
 async def fuzzed_platform() -> AsyncIterator[Target]:
-    """A platform without trainers, so that what is submitted stays queued; a stand-in made one
-    model before."""
+    """A platform whose trainer has memory for no job, so that what is submitted stays queued, and
+    only shows rows; a stand-in made one model before."""
     async with platform(SERVICES) as running:
         stack = running.stack
         key, key_id = await _rich_account(stack)
@@ -83,6 +84,7 @@ async def fuzzed_platform() -> AsyncIterator[Target]:
             await eventually(lambda: _status(api, "/v1/readyz"), lambda status: status == 200)
             document = (await api.get("/openapi.json")).json()
             known = await _something_of_everything(running, api)
+            await _show_rows(running, api, known["dataset_id"][0])
         yield Target(
             url=stack.base_url,
             key=key,
@@ -187,3 +189,16 @@ async def _train(running: Platform, api: httpx.AsyncClient, job: str) -> None:
             assert status in ("queued", "running"), status
             await asyncio.sleep(0.1)
     await running.supervisor.stop([TRAINER], within_seconds=5)
+
+
+async def _show_rows(running: Platform, api: httpx.AsyncClient, dataset_id: str) -> None:
+    """A trainer that makes previews: without one they are refused with a 503."""
+    environment = trainer_environment(running.stack, PREVIEWER) | {"TUNEYARD_MEMORY_BYTES": "1"}
+    program = Program(
+        name=PREVIEWER, argv=(sys.executable, "-m", "services.trainer"), env=environment
+    )
+    await running.supervisor.start(program)
+    path = f"/v1/datasets/{dataset_id}/preview?model=tiny-llama"
+    async with asyncio.timeout(TRAINING_SECONDS):
+        while await _status(api, path) >= 500:  # noqa: ASYNC110
+            await asyncio.sleep(0.2)

@@ -12,7 +12,7 @@ from services.gateway.http.operation import FormBody, Operation
 from services.gateway.http.problems import PROBLEMS, Code
 from services.gateway.http.schemas import Json, fields_of, schemas_of
 
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 """Of the contract: the middle number grows with what is added, the last with its wording."""
 
 OR_SLUG = {"model_id": ", or its slug in the catalogue"}
