@@ -154,7 +154,11 @@ async def test_a_key_in_the_body_stands_for_its_job_for_ever(
     [
         ({"type": "train", "hyperparams": {"steps": 5}}, 422, "validation_failed", "steps"),
         ({"type": "train", "hyperparams": {"turns": 0}}, 422, "validation_failed", "turns"),
-        ({"type": "contract"}, 422, "validation_failed", "dataset_id"),
+        ({"type": "contract", "dataset_id": 7}, 422, "validation_failed", "dataset_id"),
+        ({"type": "contract", "start_from": {}}, 422, "validation_failed", "start_from"),
+        ({"start_from": {"step": 5}}, 422, "validation_failed", "job_id"),
+        ({"hyperparams": {"method": "dpo"}}, 422, "validation_failed", "rejected"),
+        ({"hyperparams": {"target_modules": []}}, 422, "validation_failed", "target_modules"),
         ({"type": "unknown"}, 422, "validation_failed", "unknown"),
         ({"hyperparams": {"turns": 2}}, 422, "validation_failed", "turns"),
         ({"hyperparams": {"steps": 0}}, 422, "validation_failed", "steps"),
