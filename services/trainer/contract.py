@@ -100,7 +100,7 @@ class Contracted(NamedTuple):
 
     title: str
     loss: float
-    undone: Callable[[], AbstractContextManager[None]]
+    undone: Callable[[], AbstractContextManager[Any]]
 
 
 def contract(spec: TrainSpec, journal: Journal, asked_to_stop: Callable[[], bool]) -> Outcome:
@@ -128,7 +128,7 @@ def prepare(spec: TrainSpec, journal: Journal) -> tuple[Any, Run]:
     path = Path(spec.model_path)
     tokenizer = load_tokenizer(path)
     prepare_tokenizer(tokenizer)
-    model = load_base(path, device, dtype)
+    model = load_base(path, device, dtype, Path(spec.adapter_path) if spec.adapter_path else None)
     dataset = sha256_of(Path(spec.dataset_path)) if spec.dataset_path else ""
     run = Run(
         spec=spec,
@@ -189,7 +189,7 @@ def in_width(run: Run, model: Any, asked_to_stop: Callable[[], bool]) -> tuple[R
         narrow = narrow_all(run, model, mlps, width, asked_to_stop)
         loss = mean_loss(model, run.split.train, run.device, run.dtype)
         title = f"with {width} of its {mlps.width} neurons in every MLP"
-        return Contracted(title, loss, lambda: unnarrowed(mlps, narrow))
+        return Contracted(title, loss, lambda: unnarrowed(model, mlps, narrow))
 
     return run._replace(steps=len(mlps.modules)), work
 
@@ -384,10 +384,10 @@ def narrow_all(
 
 
 @contextmanager
-def unnarrowed(mlps: Mlps, narrow: list[Any]) -> Iterator[None]:
+def unnarrowed(model: Any, mlps: Mlps, narrow: list[Any]) -> Iterator[Any]:
     """Within it, the model is what it was before."""
     mlps.put(mlps.modules)
-    yield
+    yield model
     mlps.put(narrow)
 
 

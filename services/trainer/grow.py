@@ -29,6 +29,7 @@ from services.trainer.depth import (
     growth_places,
 )
 from services.trainer.export import ParityError
+from services.trainer.forgetting import measure_forgetting
 from services.trainer.journal import Journal, replace
 from services.trainer.loading import load_base
 from services.trainer.packing import training_steps
@@ -95,7 +96,7 @@ def grow(spec: TrainSpec, journal: Journal, asked_to_stop: Callable[[], bool]) -
 def load_model(run: Run) -> Growing:
     spec, p = run.spec, run.spec.train
     torch.manual_seed(p.seed)
-    model = load_base(Path(spec.model_path), run.device, run.dtype)
+    model = load(run)
     check_window(model, p.seq_len)
     growing = growing_of(model, p)
     last = growing.size_after(p.cycles)
@@ -156,19 +157,20 @@ def insert(growing: Growing, learner: Learner, size: int) -> None:
 
 
 @contextmanager
-def as_base(run: Run, growing: Growing) -> Iterator[None]:
-    """Within it, the model is what it was before anything grew or learnt."""
+def as_base(run: Run, growing: Growing) -> Iterator[Any]:
+    """Gives the model that was there before anything grew or learnt."""
     if run.spec.train.trainable == "new_blocks":
         with growing.without_grown():
-            yield
-        return
-    base = load_base(Path(run.spec.model_path), run.device, run.dtype)
-    trained = dict(growing.model.named_children())
-    for name, module in base.named_children():
-        setattr(growing.model, name, module)
-    yield
-    for name, module in trained.items():
-        setattr(growing.model, name, module)
+            yield growing.model
+    else:
+        yield load(run)  # the weights that it had are gone
+
+
+def load(run: Run) -> Any:
+    """The model that the job begins with, frozen."""
+    spec = run.spec
+    adapter = Path(spec.adapter_path) if spec.adapter_path else None
+    return load_base(Path(spec.model_path), run.device, run.dtype, adapter)
 
 
 def begin(run: Run, growing: Growing, learner: Learner) -> Progress:
@@ -342,6 +344,7 @@ def finish(run: Run, growing: Growing, progress: Progress) -> RunResult:
         parity=parity,
         samples=side_by_side(run, model, lambda: as_base(run, growing)),
         lineage=lineage(run),
+        forgetting=measure_forgetting(run, model, lambda: as_base(run, growing)),
     )
     replace(model_dir.with_name("result.json"), result)
     run.journal.log(

@@ -58,6 +58,8 @@ def test_the_model_learns_and_says_how_it_grew(shape: str, unbroken: Path) -> No
     assert outcome.parity is not None
     assert outcome.parity.greedy_match > 0.95
     assert all(sample.base != sample.tuned for sample in outcome.samples)
+    assert outcome.forgetting is not None
+    assert outcome.forgetting.ppl_before < outcome.forgetting.ppl_after
     report = outcome.growth
     assert report is not None
     assert report.mean_kl == outcome.function_preservation
