@@ -55,8 +55,10 @@ class Plan(NamedTuple):
     held_out: int
 
 
-FULL = Plan(Recipe(layers=8, steps=400, batch_tokens=1536), rows=64, length=256, held_out=200)
-QUICK = Plan(Recipe(layers=8, steps=120), rows=24, length=128, held_out=60)
+# Narrow, so that its neurons have something to do: of a toy twice as wide, half of them are idle.
+TOY = Recipe(hidden=96, layers=8, heads=4, key_heads=2, steps=800, batch_tokens=1536)
+FULL = Plan(TOY, rows=64, length=256, held_out=200)
+QUICK = Plan(msgspec.structs.replace(TOY, steps=120), rows=24, length=128, held_out=60)
 
 CYCLES = 4
 KEPT = (0.75, 0.5, 0.25)
@@ -136,7 +138,7 @@ class Bench:
         encoded = [whole(encoding.ids[: plan.length]) for encoding in tokenizer.encode_batch(prose)]
         self.held_out, read = encoded[count:], encoded[:count]
         self.own = contract.choose_texts(run, self.model, lambda: False)
-        self.real = self.own._replace(split=self.own.split._replace(train=some(read, plan)))
+        self.real = self.own._replace(split=self.own.split._replace(train=self.as_many_of(read)))
         noise = np.random.default_rng(7).integers(
             0, plan.recipe.vocabulary, (plan.rows, plan.length)
         )
@@ -145,19 +147,19 @@ class Bench:
         )
         self.unpruned = self.perplexity()
 
+    def as_many_of(self, read: list[Document]) -> list[Document]:
+        """Of what the toy has read, as many tokens as it calibrates on when it writes itself."""
+        left = sum(document.size for document in self.own.split.train)
+        chosen = []
+        for document in read:
+            if document.size <= left:
+                chosen.append(document)
+                left -= document.size
+        return chosen
+
     def perplexity(self) -> float:
         """On the prose that was held out, of the model as it is now."""
         return math.exp(mean_loss(self.model, self.held_out, CPU, self.own.dtype))
-
-
-def some(read: list[Document], plan: Plan) -> list[Document]:
-    """As many tokens of what the toy has read as it writes itself to calibrate on."""
-    chosen, tokens = [], 0
-    for document in read:
-        if tokens < plan.rows * plan.length:
-            chosen.append(document)
-            tokens += document.size
-    return chosen
 
 
 def growing(bench: Bench) -> list[Figure]:
