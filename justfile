@@ -44,6 +44,10 @@ fuzz *ARGS:
 bench *ARGS:
     @exec uv run --group bench python -m tests.bench "$@"
 
+# Grow and contract a toy in every way, against what each promises, as a table
+bench-training *ARGS:
+    @exec python -m tests.bench.training "$@"
+
 # Release the public contract: write docs/openapi/v1.json, unless clients of the last one would break
 openapi *ARGS:
     @exec python -m tests.support.openapi_release "$@"

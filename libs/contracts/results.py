@@ -14,7 +14,8 @@ class ParityReport(Struct, frozen=True, kw_only=True):
 
 
 class GrowthReport(Struct, frozen=True, kw_only=True):
-    """What inserting ``blocks`` blocks did to the logits on held-out tokens: nothing, all zeros.
+    """What the last growth, to ``blocks`` new blocks or ``neurons`` new neurons in every MLP, did
+    to the logits on held-out tokens: for blocks nothing, all zeros; for neurons rounding.
 
     ``mean_kl`` is in nats, ``rel_l2`` the norm of the difference over the norm of the logits.
     """
@@ -23,6 +24,7 @@ class GrowthReport(Struct, frozen=True, kw_only=True):
     mean_kl: float
     max_abs_logit: float
     rel_l2: float
+    neurons: Count = 0
 
 
 class ForgettingReport(Struct, frozen=True, kw_only=True):

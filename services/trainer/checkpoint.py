@@ -40,7 +40,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     """Everything beside the tensors that a run needs to go on as if nothing had happened.
 
     ``gpu_seconds`` and ``tokens_processed`` grow over all attempts. Of a model that grows:
-    ``cycle`` cycles are over, and ``blocks`` blocks are in it that its base does not have;
+    ``cycle`` cycles are over, and ``blocks`` blocks, or ``neurons`` neurons in every MLP, are in it
+    that its base does not have;
     ``loss_held_out`` is what the last evaluation said. Of a run with patience: ``best_loss`` is
     the lowest that one said, after ``best_step``, and ``waited`` counts the evaluations since.
     ``answer_loss_baseline`` is ``loss_baseline`` but for preferences, where it is the cross entropy
@@ -57,6 +58,7 @@ class Progress(Struct, frozen=True, kw_only=True):
     loss_held_out: float = 0.0
     cycle: int = 0
     blocks: int = 0
+    neurons: int = 0
     growth: GrowthReport | None = None
     answer_loss_baseline: float = 0.0
     best_loss: float | None = None

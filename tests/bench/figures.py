@@ -124,4 +124,6 @@ def table(figures: Sequence[Figure]) -> Table:
 
 
 def _number(value: float) -> str:
+    if 0 < value < 0.005:
+        return f"{value:.1e}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"

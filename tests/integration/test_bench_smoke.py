@@ -1,8 +1,13 @@
 """The benchmark runs, in a tiny form: that it measures is proved here, how fast we are is not."""
 
+import shutil
+from pathlib import Path
+
+from tests.bench import training
 from tests.bench.append import GOALS, measure
 from tests.bench.figures import Size, table
 from tests.support.stack import Database
+from tests.support.training import SMALL
 
 
 async def test_the_append_benchmark_compares_every_figure_with_pgbench(database: Database) -> None:
@@ -11,3 +16,18 @@ async def test_the_append_benchmark_compares_every_figure_with_pgbench(database:
     assert len(figures) == 2 * len(GOALS)
     assert all(figure.ours > 0 and figure.ratio for figure in figures)
     assert table(figures).row_count == len(figures)
+
+
+def test_the_training_benchmark_measures_a_toy_in_every_way(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    plan = training.Plan(SMALL, rows=6, length=64, held_out=8)
+    figures = training.measure(tmp_path, plan)
+
+    grown = [f for f in figures if f.name.startswith(("deeper", "twice as wide"))]
+    assert len(grown) == 6
+    assert all(figure.met for figure in grown)
+    pruned = [f for f in figures if f not in grown]
+    assert len(pruned) == 5 * len(training.KEPT) + 4 + 3
+    assert all(figure.ours > 1 for figure in pruned)

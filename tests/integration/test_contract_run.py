@@ -26,8 +26,8 @@ from libs.objectstore import ObjectStore
 from services.artifact.handlers import Desk
 from services.trainer.archive import ARCHIVE, pack_result, result_files, role_of
 from services.trainer.base_model import ModelUnavailable, resolve
-from services.trainer.depth import blocks_of, silent_copy
-from services.trainer.grow import Tower, insert
+from services.trainer.depth import Tower, silent_copy
+from services.trainer.grow import insert
 from services.trainer.steps import Learner
 from tests.support.jobs import NOON, context, first_append, submission
 from tests.support.objects import store_settings
@@ -50,7 +50,7 @@ def deep_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("models") / "deep"
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_model)
     learner = Learner(model, {}, torch.optim.AdamW([{"params": []}]), {})
-    insert(Tower(model, blocks_of(model), [0], []), learner, 1)
+    insert(Tower(model, [0]), learner, 1)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
     return folder

@@ -180,7 +180,9 @@ def test_a_missing_model_fails_the_job_with_its_name(dataset: Path, tmp_path: Pa
 def test_a_rate_that_is_too_high_fails_as_diverged(
     tiny_model: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    ended = failed(spec(tiny_model, dataset, tmp_path, learning_rate=1.0))
+    """Looked at while it is thrown about: what it settles at later is hardly worse than a model
+    that has never seen such rows, by more or less with the CPU's rounding."""
+    ended = failed(spec(tiny_model, dataset, tmp_path, learning_rate=1.0, eval_every=4))
     assert ended.code == "training_diverged"
     assert ended.message is not None
     assert "lower learning_rate" in ended.message

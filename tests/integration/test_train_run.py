@@ -28,6 +28,7 @@ from tests.support.training import (
     wait_until,
     write_rows,
 )
+from tests.support.training_kills import newest_checkpoint
 
 WEIGHTS = "model/model.safetensors"
 
@@ -137,7 +138,7 @@ def test_stopped_where_a_cycle_ends_and_resumed_the_run_is_the_unbroken_one(
 
 
 def resume_to_the_same_end(model: Path, dataset: Path, out_dir: Path, unbroken: Path) -> None:
-    newest = checkpoint.complete(out_dir / "checkpoints")[-1]
+    newest = newest_checkpoint(out_dir)  # none, if the disk was so slow: then it begins anew
     assert train(grow_spec(model, dataset, out_dir, resume_from=newest)) == 0
     assert curve(out_dir) == curve(unbroken)
     assert weights(out_dir) == weights(unbroken)
@@ -177,9 +178,13 @@ def test_growth_ends_before_a_model_becomes_a_spire(
 
 
 def test_a_rate_that_is_too_high_fails_as_diverged(
-    tiny_model: Path, dataset: Path, tmp_path: Path
+    unbroken: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    ended = failed(grow_spec(tiny_model, dataset, tmp_path, learning_rate=1.0, steps_per_cycle=20))
+    """A base that knows these rows. What a ruined model says (the tokens' frequencies, 4.7 nats) is
+    hardly worse than what one says that has never seen them, by more or less with the rounding."""
+    assert result(unbroken).loss_final < 2.5
+    base = unbroken / "model"
+    ended = failed(grow_spec(base, dataset, tmp_path, learning_rate=1.0, steps_per_cycle=20))
     assert ended.code == "training_diverged"
     assert ended.message is not None
     assert "lower learning_rate" in ended.message

@@ -116,7 +116,9 @@ def grow_spec(
     )
 
 
-def contract_spec(model: Path, out_dir: Path, **params: Any) -> TrainSpec:
+def contract_spec(
+    model: Path, out_dir: Path, *, dataset: Path | None = None, **params: Any
+) -> TrainSpec:
     small: dict[str, Any] = {
         "contraction_ratio": 0.5,
         "num_layers_to_contract": 8,
@@ -127,7 +129,7 @@ def contract_spec(model: Path, out_dir: Path, **params: Any) -> TrainSpec:
         job_id=JOB,
         job_type="contract",
         model_path=str(model),
-        dataset_path=None,
+        dataset_path=str(dataset) if dataset else None,
         out_dir=str(out_dir),
         contract_params=ContractParams(**(small | params)),
     )

@@ -17,16 +17,9 @@ from transformers import (
 )
 
 from libs.contracts.training import TrainParams
-from services.trainer.depth import blocks_of
+from services.trainer.depth import MAX_DEPTH_FACTOR, Tower, blocks_of, growth_places
 from services.trainer.export import ParityError
-from services.trainer.grow import (
-    MAX_DEPTH_FACTOR,
-    Tower,
-    as_base,
-    growth_places,
-    insert,
-    measure_growth,
-)
+from services.trainer.grow import insert, measure_growth
 from services.trainer.loading import ModelError
 from services.trainer.steps import Learner, gather_gradients, round_weights
 
@@ -49,7 +42,7 @@ def params(cycles: int, layers_per_cycle: int = 1) -> TrainParams:
 
 def tower(model: Any, places: list[int]) -> tuple[Tower, Learner]:
     optimizer = torch.optim.AdamW([{"params": []}], lr=1e-3)
-    return Tower(model, blocks_of(model), places, []), Learner(model, {}, optimizer, {})
+    return Tower(model, places), Learner(model, {}, optimizer, {})
 
 
 def said(model: Any) -> torch.Tensor:
@@ -134,10 +127,10 @@ def test_the_base_can_be_asked_at_any_time() -> None:
     grown, learner = tower(model, [3, 1])
     insert(grown, learner, 2)
     with torch.no_grad():
-        for weight in learner.rounded.values():
+        for weight in learner.params.values():
             weight.add_(0.1)
     after = said(model)
-    with as_base(grown):
+    with grown.without_grown():
         assert torch.equal(said(model), before)
     assert torch.equal(said(model), after)
     assert not torch.equal(after, before)
@@ -145,12 +138,12 @@ def test_the_base_can_be_asked_at_any_time() -> None:
 
 def test_growth_that_changes_anything_fails_the_job() -> None:
     logits = torch.randn(20, 50)
-    assert measure_growth(2, logits, logits.clone()).mean_kl == 0
+    assert measure_growth("blocks", 2, logits, logits.clone(), torch.float32).mean_kl == 0
     other = logits.clone()
     other[3, 4] += 1e-6
     for changed in (other, logits * float("nan")):
         with pytest.raises(ParityError, match="choose another base model"):
-            measure_growth(2, logits, changed)
+            measure_growth("blocks", 2, logits, changed, torch.float32)
 
 
 def test_a_model_that_is_no_such_stack_is_refused_by_name() -> None:
