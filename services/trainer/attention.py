@@ -133,12 +133,19 @@ def packed_attention(
     if softcap is not None or s_aux is not None:
         raise ValueError("attention with a soft cap or sinks is not supported by this trainer")
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    return attend_packed(q, k, v, packed, scaling, sliding_window)[None], None
+
+
+def attend_packed(
+    q: Tensor, k: Tensor, v: Tensor, packed: Layout, scaling: float, window: int | None
+) -> Tensor:
+    """q [tokens, heads, size] -> the same shape. Raises ValueError for a window that cuts."""
     if isinstance(packed, Bounds):
-        return varlen(q, k, v, packed, scaling, sliding_window)[None], None
+        return varlen(q, k, v, packed, scaling, window)
     longest = packed.groups[-1].width
-    if sliding_window is not None and longest > sliding_window:
-        raise ValueError(f"seq_len must be at most the model's window of {sliding_window} on CPU")
-    return tiled(q, k, v, packed, scaling)[None], None
+    if window is not None and longest > window:
+        raise ValueError(f"seq_len must be at most the model's window of {window} on CPU")
+    return tiled(q, k, v, packed, scaling)
 
 
 def varlen(
