@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from libs.contracts.results import GrowthReport
 from libs.contracts.training import FinetuneParams, TrainParams
+from services.trainer import parallel
 from services.trainer.packing import Position
 
 TENSORS = "state.safetensors"
@@ -44,7 +46,9 @@ class Progress(Struct, frozen=True, kw_only=True):
     ``loss_held_out`` is what the last evaluation said. Of a run with patience: ``best_loss`` is
     the lowest that one said, after ``best_step``, and ``waited`` counts the evaluations since.
     ``answer_loss_baseline`` is ``loss_baseline`` but for preferences, where it is the cross entropy
-    of the chosen answers.
+    of the chosen answers. ``micro_tokens`` and ``recompute`` are the `Plan` of the last step, 0
+    before the first, and ``compiled`` says whether it was: a run that goes on must add up in the
+    same parts and with the same code to come to the same bits.
     """
 
     identity: Identity
@@ -62,6 +66,9 @@ class Progress(Struct, frozen=True, kw_only=True):
     best_loss: float | None = None
     best_step: int = 0
     waited: int = 0
+    micro_tokens: int = 0
+    recompute: bool = False
+    compiled: bool = False
 
 
 class CheckpointError(Exception):
@@ -71,7 +78,8 @@ class CheckpointError(Exception):
 class Checkpoints:
     """Writes ``step-N`` folders in the background, one at a time; keeps the last `KEEP`.
 
-    A ``fresh`` run removes the checkpoints that another left in its place.
+    A ``fresh`` run removes the checkpoints that another left in its place. Of several processes
+    that are one run, the first alone writes.
     """
 
     def __init__(self, root: Path, on_written: Callable[[int], None], *, fresh: bool) -> None:
@@ -79,15 +87,37 @@ class Checkpoints:
         self.on_written = on_written
         self.writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self.pending: Future[None] | None = None
+        self.staging: dict[str, Tensor] = {}
+        if not parallel.is_first():
+            return
         root.mkdir(parents=True, exist_ok=True)
         for leftover in [*root.glob(".step-*"), *(complete(root) if fresh else [])]:
             shutil.rmtree(leftover)
 
     def save(self, tensors: dict[str, Tensor], progress: Progress) -> None:
-        """Copies the tensors now and writes them later; waits for the save before this one."""
+        """Copies the tensors now and writes them later; waits for the save before this one.
+
+        On CUDA the copy is under way when this returns: whatever changes the tensors next, on the
+        current stream, waits for it there.
+        """
+        if not parallel.is_first():
+            return
         self.wait()
-        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-        self.pending = self.writer.submit(self.write, copies, progress)
+        on_cuda = any(tensor.is_cuda for tensor in tensors.values())
+        copies = {name: self.staged(name, tensor) for name, tensor in tensors.items()}
+        copied = stage(tensors, copies) if on_cuda else stage_now(tensors, copies)
+        self.staging = copies
+        self.pending = self.writer.submit(self.write, copies, progress, copied)
+
+    def staged(self, name: str, tensor: Tensor) -> Tensor:
+        """Where a tensor is copied to: the same memory each time. New pages cost more than the
+        copy (measured: three times as much), and pinned ones a call to the driver."""
+        kept = self.staging.get(name)
+        if kept is not None and (kept.shape, kept.dtype) == (tensor.shape, tensor.dtype):
+            return kept
+        return torch.empty(
+            tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=tensor.is_cuda
+        )
 
     def wait(self) -> None:
         """Raises what the last write raised."""
@@ -99,7 +129,10 @@ class Checkpoints:
         self.wait()
         self.writer.shutdown()
 
-    def write(self, tensors: dict[str, Tensor], progress: Progress) -> None:
+    def write(
+        self, tensors: dict[str, Tensor], progress: Progress, copied: Callable[[], None]
+    ) -> None:
+        copied()
         final = self.root / f"step-{progress.step}"
         draft = self.root / f".step-{progress.step}"
         draft.mkdir()
@@ -114,6 +147,36 @@ class Checkpoints:
         self.on_written(progress.step)
         for old in complete(self.root)[:-KEEP]:
             shutil.rmtree(old)
+
+
+@torch.no_grad()
+def stage_now(tensors: dict[str, Tensor], copies: dict[str, Tensor]) -> Callable[[], None]:
+    """Copies; gives a function that waits for nothing."""
+    for name, tensor in tensors.items():
+        copies[name].copy_(tensor)
+    return lambda: None
+
+
+@torch.no_grad()
+def stage(tensors: dict[str, Tensor], copies: dict[str, Tensor]) -> Callable[[], None]:
+    """Lets the copy engine copy beside the next forward pass; gives a function that waits for it.
+
+    The current stream waits, too, before it does anything else: nothing it does next may change
+    what is still being read. Only the host goes on at once.
+    """
+    side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    current = torch.cuda.current_stream()
+    side.wait_stream(current)
+    with torch.cuda.stream(side):
+        for name, tensor in tensors.items():
+            copies[name].copy_(tensor, non_blocking=True)
+    copied = side.record_event()
+    current.wait_event(copied)
+
+    def wait() -> None:
+        copied.synchronize()
+
+    return wait
 
 
 def complete(root: Path) -> list[Path]:

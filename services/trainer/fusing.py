@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import rms_norm
 
 from services.trainer.attention import Layout, attend_packed
-from services.trainer.kernels import HeadLoss, RmsNorm, Rotary, signed
+from services.trainer.kernels import HeadLoss, RmsNorm, Rotary, rotated, signed
 from services.trainer.projection import project
 
 # Families whose blocks are exactly: norm, q/k/v, rotary in halves, attention, o; norm, SwiGLU.
@@ -67,9 +67,14 @@ def attention_forward(
         q, k = self.q_norm(q), self.k_norm(k)
     cos, sin = (part[0] for part in position_embeddings)
     sin = signed(sin)
-    q, k = Rotary.apply(q, cos, sin), Rotary.apply(k, cos, sin)
+    if torch.compiler.is_compiling():
+        q, k = rotated(q, cos, sin), rotated(k, cos, sin)
+    else:
+        q, k = Rotary.apply(q, cos, sin), Rotary.apply(k, cos, sin)
     window = getattr(self, "sliding_window", getattr(self.config, "sliding_window", None))
-    out = attend_packed(q, k, v, packed, self.scaling, window)
+    # In a compiled block: the same function, which the compiler is told to leave alone.
+    attend = getattr(self, "attend", attend_packed)
+    out = attend(q, k, v, packed, self.scaling, window)
     return self.o_proj(out.reshape(1, tokens, -1)), None
 
 

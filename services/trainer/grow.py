@@ -18,7 +18,7 @@ from torch.nn import Module, Parameter
 
 from libs.contracts.results import GrowthReport, RunResult
 from libs.contracts.training import TrainParams, TrainSpec
-from services.trainer import checkpoint, export
+from services.trainer import checkpoint, export, parallel
 from services.trainer.checkpoint import Checkpoints, Progress
 from services.trainer.depth import Blocks, arrange, blocks_of, keep, silent_copy
 from services.trainer.export import ParityError
@@ -66,6 +66,8 @@ def grow(spec: TrainSpec, journal: Journal, asked_to_stop: Callable[[], bool]) -
     if progress.step < run.steps:
         journal.log(f"stopped after step {progress.step} as asked; a checkpoint is kept")
         tell(run, "stopped", progress.step, progress.tokens_processed, now=True)
+        return Outcome(None, progress.tokens_processed)
+    if not parallel.is_first():  # the first has the same weights, and writes them
         return Outcome(None, progress.tokens_processed)
     result = finish(run, tower, progress)
     return Outcome(result, progress.tokens_processed)

@@ -55,7 +55,8 @@ class Rotary(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, signed_sin)
-        return (x * cos[:, None]).addcmul_(x.roll(x.shape[-1] // 2, -1), signed_sin[:, None])
+        turned = x.roll(x.shape[-1] // 2, -1)
+        return (x * cos[:, None]).addcmul_(turned, signed_sin[:, None])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
@@ -65,6 +66,13 @@ class Rotary(torch.autograd.Function):
         # The rotation back: the angle's sign is in the sine alone.
         back = (grad * cos[:, None]).addcmul_(turned, signed_sin[:, None], value=-1)
         return back, None, None
+
+
+def rotated(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    """`Rotary` as a formula."""
+    half = x.shape[-1] // 2
+    turned = torch.cat((x[..., half:], x[..., :half]), dim=-1)
+    return x * cos[:, None] + turned * signed_sin[:, None]
 
 
 def signed(sin: Tensor) -> Tensor:
