@@ -210,7 +210,7 @@ def train(
         if (progress.step % p.checkpoint_every == 0 and not at_end) or stopping:
             tensors = checkpoint.optimizer_tensors(learner.params, learner.optimizer)
             best = {BEST + name: tensor for name, tensor in tuning.best.items()}
-            checkpoints.save(tensors | best, progress)
+            checkpoints.save(tensors | best, progress, learner.optimizer)
     checkpoints.close()
     return progress
 

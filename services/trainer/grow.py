@@ -206,7 +206,8 @@ def train(
 
 
 def save(checkpoints: Checkpoints, learner: Learner, progress: Progress) -> None:
-    checkpoints.save(checkpoint.optimizer_tensors(learner.params, learner.optimizer), progress)
+    tensors = checkpoint.optimizer_tensors(learner.params, learner.optimizer)
+    checkpoints.save(tensors, progress, learner.optimizer)
 
 
 def begin_cycle(

@@ -25,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 from libs.contracts.training import FinetuneParams, MetricPoint, TrainSpec
 from services.trainer.journal import METRICS
 from services.trainer.launch import ForkServerLauncher
-from tests.bench.figures import Figure, Size, faster, sooner
+from tests.bench.figures import Figure, Size, absolute, faster, sooner
 from tests.bench.varied_rows import write_varied_rows
 from tests.support.journey import SAMPLE
 from tests.support.local_stack import base_model
@@ -36,6 +36,8 @@ RANK = 16
 STEPS = 10
 FEWEST_STEPS = 6
 FIRST_STEP_GOAL_SECONDS = 1.0
+SAVE_GOAL = 0.15  # of a plain save
+TELEMETRY_GOAL_PERCENT = 1.0
 
 SHAPE = LlamaConfig(
     hidden_size=256,
@@ -50,7 +52,8 @@ SHAPE = LlamaConfig(
 
 class Rival(Struct, frozen=True, kw_only=True):
     """A script of `tests.bench.rivals` with its options, and how many times as fast ours should be.
-    ``first_step``: how soon it takes its first step is a figure, too."""
+    ``first_step``: how soon it takes its first step is a figure, too. ``compiled``: ours is, as in
+    a long job, and compiling is not in the figure."""
 
     name: str
     script: str
@@ -58,6 +61,7 @@ class Rival(Struct, frozen=True, kw_only=True):
     goal: float
     varied: bool = False
     first_step: bool = False
+    compiled: bool = False
 
     @property
     def bf16(self) -> bool:
@@ -74,6 +78,13 @@ RIVALS = (
         options=("--packed", "--bf16"),
         goal=1.3,
         first_step=True,
+    ),
+    Rival(
+        name="HF packed, bf16, ours compiled",
+        script="hf_trainer",
+        options=("--packed", "--bf16"),
+        goal=2.0,
+        compiled=True,
     ),
     Rival(
         name="TRL packed",
@@ -116,12 +127,14 @@ async def _measure(model: Path, folder: Path, size: Size) -> list[Figure]:
         for rival in RIVALS:
             dataset = varied if rival.varied else SAMPLE
             job = spec(model, dataset, folder / "ours", steps)
-            ours = await _ours(job, folder, bf16=rival.bf16)
+            ours = await _ours(job, folder, rival)
             theirs = await _theirs(rival, model, dataset, folder, steps)
             speeds[rival.name].append((ours.tokens_per_second, theirs.tokens_per_second))
             if rival.first_step:
                 warm = await _first_step(launcher, spec(model, dataset, folder / "warm", 1))
                 starts[rival.name].append((warm, theirs.first_step))
+    step_seconds = ROWS * SEQ_LEN / max(ours for pairs in speeds.values() for ours, _ in pairs)
+    saving = [await _saving(folder) for _ in range(size.rounds)]
     return [
         *(
             faster(f"fine-tune, {r.name}", "tokens/s", speeds[r.name], than=r.name, at_least=r.goal)
@@ -137,7 +150,28 @@ async def _measure(model: Path, folder: Path, size: Size) -> list[Figure]:
             )
             for name, seconds in starts.items()
         ),
+        sooner(
+            "a checkpoint of 420 MB holds up a step",
+            "s",
+            [(said["blocked"], said["plain"]) for said in saving],
+            than="a plain save",
+            at_least=1 / SAVE_GOAL,
+        ),
+        absolute(
+            "telemetry, of our fastest step",
+            "%",
+            [100 * said["telemetry"] / step_seconds for said in saving],
+            below=TELEMETRY_GOAL_PERCENT,
+        ),
     ]
+
+
+async def _saving(folder: Path) -> dict[str, float]:
+    target = folder / f"saving-{uuid4()}"
+    await asyncio.to_thread(target.mkdir)
+    said: dict[str, float] = json.loads(await output("saving", str(target)))
+    await asyncio.to_thread(shutil.rmtree, target)
+    return said
 
 
 def make_model(folder: Path) -> Path:
@@ -170,10 +204,11 @@ def spec(model: Path, dataset: Path, out_dir: Path, steps: int) -> TrainSpec:
     )
 
 
-async def _ours(job: TrainSpec, folder: Path, *, bf16: bool) -> Ran:
+async def _ours(job: TrainSpec, folder: Path, rival: Rival) -> Ran:
     file = folder / "spec.json"
     file.write_bytes(msgspec.json.encode(job))
-    return await ran("ours", str(file), *(["--bf16"] if bf16 else []))
+    options = [*(["--bf16"] if rival.bf16 else []), *(["--compiled"] if rival.compiled else [])]
+    return await ran("ours", str(file), *options)
 
 
 async def _theirs(rival: Rival, model: Path, dataset: Path, folder: Path, steps: int) -> Ran:
@@ -189,6 +224,14 @@ async def _theirs(rival: Rival, model: Path, dataset: Path, folder: Path, steps:
 async def ran(script: str, *arguments: str) -> Ran:
     """Run a script of `tests.bench.rivals`; what it says of itself."""
     began = time.time()
+    values: dict[str, float] = {}
+    for line in (await output(script, *arguments)).splitlines():
+        if line.startswith(b'{"'):
+            values |= json.loads(line)
+    return Ran(values["tokens_per_second"], values["first_step_at"] - began)
+
+
+async def output(script: str, *arguments: str) -> bytes:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", f"tests.bench.rivals.{script}", *arguments),
         stdout=asyncio.subprocess.PIPE,
@@ -197,11 +240,7 @@ async def ran(script: str, *arguments: str) -> Ran:
     said, complaint = await process.communicate()
     if process.returncode:
         raise RuntimeError(f"{script} failed: {complaint.decode()[-2000:]}")
-    values: dict[str, float] = {}
-    for line in said.splitlines():
-        if line.startswith(b'{"'):
-            values |= json.loads(line)
-    return Ran(values["tokens_per_second"], values["first_step_at"] - began)
+    return said
 
 
 async def _first_step(launcher: ForkServerLauncher, job: TrainSpec) -> float:

@@ -25,6 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("spec", type=Path)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--compiled", action="store_true", help="as a long job is")
     asked = parser.parse_args()
     spec = msgspec.json.decode(asked.spec.read_bytes(), type=TrainSpec)
     settle(spec.threads)
@@ -32,7 +33,14 @@ def main() -> None:
     dtype = torch.bfloat16 if asked.bf16 else torch.float32
     run = prepare(spec, spec.finetune, journal)._replace(dtype=dtype)
     tuning = load_model(run)
-    train(run, tuning, begin(run, tuning), lambda: False)
+    progress = begin(run, tuning)
+    if asked.compiled:
+        # What a job that was long enough left in its checkpoint.
+        plan = run.plan
+        progress = msgspec.structs.replace(
+            progress, micro_tokens=plan.micro_tokens, recompute=plan.recompute, compiled=True
+        )
+    train(run, tuning, progress, lambda: False)
     journal.close()
     first, warm, last = _moments(Path(spec.out_dir))
     print(json.dumps({"first_step_at": first}))
