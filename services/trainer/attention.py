@@ -152,20 +152,24 @@ def varlen(
     q: Tensor, k: Tensor, v: Tensor, b: Bounds, scaling: float, window: int | None
 ) -> Tensor:
     # Not at the top: on a machine without CUDA the import alone costs most of a second.
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.attention.varlen import varlen_attn
 
-    out = varlen_attn(
-        q.contiguous(),
-        k.contiguous(),
-        v.contiguous(),
-        b.ends,
-        b.ends,
-        b.longest,
-        b.longest,
-        scale=scaling,
-        window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=q.shape[1] != k.shape[1],
-    )
+    # Left to itself torch prefers cuDNN's kernel, whose gradients are not the same twice; flash
+    # attention's are, when deterministic algorithms are asked for.
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        out = varlen_attn(
+            q.contiguous(),
+            k.contiguous(),
+            v.contiguous(),
+            b.ends,
+            b.ends,
+            b.longest,
+            b.longest,
+            scale=scaling,
+            window_size=(-1 if window is None else window - 1, 0),
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
     assert isinstance(out, Tensor)
     return out
 
