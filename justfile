@@ -48,6 +48,10 @@ bench *ARGS:
 bench-training *ARGS:
     @exec python -m tests.bench.training "$@"
 
+# Measure training on a CUDA card against the card's own matrix rate: just bench-gpu [1B] [8B]
+bench-gpu *ARGS:
+    @exec python -m tests.bench.gpu "$@"
+
 # Release the public contract: write docs/openapi/v1.json, unless clients of the last one would break
 openapi *ARGS:
     @exec python -m tests.support.openapi_release "$@"

@@ -133,32 +133,43 @@ def packed_attention(
     if softcap is not None or s_aux is not None:
         raise ValueError("attention with a soft cap or sinks is not supported by this trainer")
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    return attend_packed(q, k, v, packed, scaling, sliding_window)[None], None
+
+
+def attend_packed(
+    q: Tensor, k: Tensor, v: Tensor, packed: Layout, scaling: float, window: int | None
+) -> Tensor:
+    """q [tokens, heads, size] -> the same shape. Raises ValueError for a window that cuts."""
     if isinstance(packed, Bounds):
-        return varlen(q, k, v, packed, scaling, sliding_window)[None], None
+        return varlen(q, k, v, packed, scaling, window)
     longest = packed.groups[-1].width
-    if sliding_window is not None and longest > sliding_window:
-        raise ValueError(f"seq_len must be at most the model's window of {sliding_window} on CPU")
-    return tiled(q, k, v, packed, scaling)[None], None
+    if window is not None and longest > window:
+        raise ValueError(f"seq_len must be at most the model's window of {window} on CPU")
+    return tiled(q, k, v, packed, scaling)
 
 
 def varlen(
     q: Tensor, k: Tensor, v: Tensor, b: Bounds, scaling: float, window: int | None
 ) -> Tensor:
     # Not at the top: on a machine without CUDA the import alone costs most of a second.
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.attention.varlen import varlen_attn
 
-    out = varlen_attn(
-        q.contiguous(),
-        k.contiguous(),
-        v.contiguous(),
-        b.ends,
-        b.ends,
-        b.longest,
-        b.longest,
-        scale=scaling,
-        window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=q.shape[1] != k.shape[1],
-    )
+    # Left to itself torch prefers cuDNN's kernel, whose gradients are not the same twice; flash
+    # attention's are, when deterministic algorithms are asked for.
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        out = varlen_attn(
+            q.contiguous(),
+            k.contiguous(),
+            v.contiguous(),
+            b.ends,
+            b.ends,
+            b.longest,
+            b.longest,
+            scale=scaling,
+            window_size=(-1 if window is None else window - 1, 0),
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
     assert isinstance(out, Tensor)
     return out
 

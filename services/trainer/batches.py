@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from services.trainer.attention import Layout, layout
 from services.trainer.documents import Document
+from services.trainer.kernels import NO_TARGET
 from services.trainer.packing import micro_batches
 
 # Tokens that go through the model at once. CPU: the activations of a layer stay near the caches.
@@ -19,7 +20,6 @@ MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}
 # On CPU, sizes are rounded up to a multiple of this: oneDNN prepares and keeps code for every
 # shape that it meets (measured: 15 MB a step and 15 % of the time with sizes as they come).
 SIZE_STEP = 64
-NO_TARGET = -100  # cross entropy's own word for "not counted"
 
 
 class Batch(NamedTuple):
@@ -84,6 +84,15 @@ def logits(model: Any, batch: Batch) -> Tensor:
 
 def summed_loss(model: Any, batch: Batch) -> Tensor:
     """Cross entropy in nats, summed over the labels, in fp32."""
+    if hasattr(model, "head_loss"):
+        states = model.base_model(
+            input_ids=batch.input_ids,
+            position_ids=batch.positions,
+            packed=batch.packed,
+            use_cache=False,
+        ).last_hidden_state[0]
+        loss: Tensor = model.head_loss(states.index_select(0, batch.at), batch.targets)
+        return loss
     said = logits(model, batch).float()
     return cross_entropy(said, batch.targets, ignore_index=NO_TARGET, reduction="sum")
 

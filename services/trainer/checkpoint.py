@@ -1,10 +1,12 @@
 """Checkpoints: complete or absent, safetensors and JSON, written while training goes on."""
 
+import ctypes
 import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from libs.contracts.results import GrowthReport
 from libs.contracts.training import FinetuneParams, TrainParams
+from services.trainer import parallel
 from services.trainer.packing import Position
 
 TENSORS = "state.safetensors"
@@ -45,7 +48,9 @@ class Progress(Struct, frozen=True, kw_only=True):
     ``loss_held_out`` is what the last evaluation said. Of a run with patience: ``best_loss`` is
     the lowest that one said, after ``best_step``, and ``waited`` counts the evaluations since.
     ``answer_loss_baseline`` is ``loss_baseline`` but for preferences, where it is the cross entropy
-    of the chosen answers.
+    of the chosen answers. ``micro_tokens`` and ``recompute`` are the `Plan` of the last step, 0
+    before the first, and ``compiled`` says whether it was: a run that goes on must add up in the
+    same parts and with the same code to come to the same bits.
     """
 
     identity: Identity
@@ -64,6 +69,9 @@ class Progress(Struct, frozen=True, kw_only=True):
     best_loss: float | None = None
     best_step: int = 0
     waited: int = 0
+    micro_tokens: int = 0
+    recompute: bool = False
+    compiled: bool = False
 
 
 class CheckpointError(Exception):
@@ -73,7 +81,8 @@ class CheckpointError(Exception):
 class Checkpoints:
     """Writes ``step-N`` folders in the background, one at a time; keeps the last `KEEP`.
 
-    A ``fresh`` run removes the checkpoints that another left in its place.
+    A ``fresh`` run removes the checkpoints that another left in its place. Of several processes
+    that are one run, the first alone writes.
     """
 
     def __init__(self, root: Path, on_written: Callable[[int], None], *, fresh: bool) -> None:
@@ -81,15 +90,50 @@ class Checkpoints:
         self.on_written = on_written
         self.writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self.pending: Future[None] | None = None
+        self.staging: dict[str, Tensor] = {}
+        if not parallel.is_first():
+            return
         root.mkdir(parents=True, exist_ok=True)
         for leftover in [*root.glob(".step-*"), *(complete(root) if fresh else [])]:
             shutil.rmtree(leftover)
 
-    def save(self, tensors: dict[str, Tensor], progress: Progress) -> None:
-        """Copies the tensors now and writes them later; waits for the save before this one."""
+    def save(
+        self,
+        tensors: dict[str, Tensor],
+        progress: Progress,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
+        """Copies the tensors and writes them later; waits for the save before this one.
+
+        The copy is complete when this returns. With the ``optimizer`` that alone changes the
+        tensors it goes on beside the next forward and backward pass, and the optimizer's next step
+        waits for it: on CPU in a hook, on CUDA on the stream, where no host waits at all.
+        """
+        if not parallel.is_first():
+            return
         self.wait()
-        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        copies = {name: self.staged(name, tensor) for name, tensor in tensors.items()}
+        pairs = [(tensor.detach(), copies[name]) for name, tensor in tensors.items()]
+        if any(tensor.is_cuda for tensor in tensors.values()):
+            copying = self.writer.submit(stage(pairs))
+        else:
+            copying = self.writer.submit(copy_all, pairs)
+            if optimizer is None:
+                copying.result()
+            else:
+                wait_once(optimizer, copying)
+        self.staging = copies
         self.pending = self.writer.submit(self.write, copies, progress)
+
+    def staged(self, name: str, tensor: Tensor) -> Tensor:
+        """Where a tensor is copied to: the same memory each time. New pages cost more than the
+        copy (measured: three times as much), and pinned ones a call to the driver."""
+        kept = self.staging.get(name)
+        if kept is not None and (kept.shape, kept.dtype) == (tensor.shape, tensor.dtype):
+            return kept
+        return torch.empty(
+            tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=tensor.is_cuda
+        )
 
     def wait(self) -> None:
         """Raises what the last write raised."""
@@ -116,6 +160,50 @@ class Checkpoints:
         self.on_written(progress.step)
         for old in complete(self.root)[:-KEEP]:
             shutil.rmtree(old)
+
+
+def wait_once(optimizer: torch.optim.Optimizer, copying: Future[None]) -> None:
+    """Lets the optimizer's next step, and no other, wait."""
+
+    def wait(*_: object) -> None:
+        handle.remove()
+        copying.result()
+
+    handle = optimizer.register_step_pre_hook(wait)
+
+
+@torch.no_grad()
+def copy_all(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    """Each (from, to), in this thread alone: a copy that torch divides among its threads waits for
+    the slowest of them, which something else may keep from its core (measured on two busy cores:
+    0.07 s against 0.3 s for 420 MB)."""
+    for source, target in pairs:
+        if source.is_contiguous():
+            ctypes.memmove(target.data_ptr(), source.data_ptr(), source.nbytes)
+        else:
+            target.copy_(source)
+
+
+@torch.no_grad()
+def stage(pairs: list[tuple[Tensor, Tensor]]) -> Callable[[], None]:
+    """Lets the copy engine copy beside the next forward pass; gives a function that waits for it.
+
+    The current stream waits, too, before it does anything else: nothing it does next may change
+    what is still being read. Only the host goes on at once.
+    """
+    side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    current = torch.cuda.current_stream()
+    side.wait_stream(current)
+    with torch.cuda.stream(side):
+        for source, target in pairs:
+            target.copy_(source, non_blocking=True)
+    copied = side.record_event()
+    current.wait_event(copied)
+
+    def wait() -> None:
+        copied.synchronize()
+
+    return wait
 
 
 def complete(root: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from libs.contracts.results import ParityReport
 from services.trainer.documents import Document
-from services.trainer.lora import ADAPTER
+from services.trainer.projection import ADAPTER
 
 # The reloaded model runs stock code, so in bf16 the two differ by rounding (measured on tiny-llama:
 # KL some 1e-4 nats). A lost or scrambled adapter is off by 0.1 and more.

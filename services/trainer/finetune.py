@@ -13,8 +13,7 @@ from torch import Tensor
 
 from libs.contracts.results import ParityReport, PreferenceReport, RunResult
 from libs.contracts.training import TrainSpec
-from services.trainer import checkpoint, export, preferences
-from services.trainer.batches import MICRO_TOKENS
+from services.trainer import checkpoint, export, parallel, preferences
 from services.trainer.batches import mean_loss as next_token_loss
 from services.trainer.checkpoint import Checkpoints, Progress
 from services.trainer.forgetting import measure_forgetting
@@ -37,7 +36,7 @@ from services.trainer.run import (
     tell,
 )
 from services.trainer.start import Beginning, put
-from services.trainer.steps import Learner, evaluate, round_weights, take_step
+from services.trainer.steps import Learner, compile_if_worth, evaluate, round_weights, take_step
 
 BEST = "best."
 """Before the names of a checkpoint's tensors that are the best weights so far."""
@@ -67,6 +66,8 @@ def finetune(spec: TrainSpec, journal: Journal, asked_to_stop: Callable[[], bool
     if progress.step < run.steps and not out_of_patience(run, progress):
         journal.log(f"stopped after step {progress.step} as asked; a checkpoint is kept")
         tell(run, "stopped", progress.step, progress.tokens_processed, now=True)
+        return Outcome(None, progress.tokens_processed)
+    if not parallel.is_first():  # the first has the same weights, and writes them
         return Outcome(None, progress.tokens_processed)
     result = finish(run, tuning, progress)
     return Outcome(result, progress.tokens_processed)
@@ -146,7 +147,7 @@ def objective(run: Run, network: Any) -> Objective[Any]:
         return NextToken()
     rows = preferences.rows_of_steps(run.split.train, p.batch_size * p.seq_len, p.seed, p.steps)
     run.journal.log(f"reading {len(rows)} pairs with the model as it is, to compare with")
-    micro_tokens = MICRO_TOKENS[run.device.type]
+    micro_tokens = run.plan.micro_tokens
     rows = [*rows, *run.split.validation]
     return PairObjective(
         p.beta, preferences.reference_of(network, rows, micro_tokens, run.device, run.dtype)
@@ -186,7 +187,9 @@ def train(
 ) -> Progress:
     """The loop. Ends after the last step, when patience is out, or after the step in which it was
     asked to stop."""
-    p, learner = run.spec.finetune, tuning.learner
+    p = run.spec.finetune
+    some = run.split.train[: p.batch_size]
+    learner, progress = compile_if_worth(run, tuning.learner, some, progress)
     checkpoints = Checkpoints(
         Path(run.spec.out_dir) / "checkpoints",
         lambda step: run.journal.log(f"checkpoint step-{step} written"),
@@ -207,7 +210,7 @@ def train(
         if (progress.step % p.checkpoint_every == 0 and not at_end) or stopping:
             tensors = checkpoint.optimizer_tensors(learner.params, learner.optimizer)
             best = {BEST + name: tensor for name, tensor in tuning.best.items()}
-            checkpoints.save(tensors | best, progress)
+            checkpoints.save(tensors | best, progress, learner.optimizer)
     checkpoints.close()
     return progress
 
@@ -326,7 +329,7 @@ def preference(run: Run, tuning: Tuning) -> PreferenceReport | None:
     goal = tuning.learner.objective
     if not isinstance(goal, PairObjective):
         return None
-    micro_tokens = MICRO_TOKENS[run.device.type]
+    micro_tokens = run.plan.micro_tokens
     report = preferences.measure(
         goal, tuning.network, run.split.validation, micro_tokens, run.device, run.dtype
     )

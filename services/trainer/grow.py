@@ -18,7 +18,7 @@ from torch.nn import Parameter
 
 from libs.contracts.results import GrowthReport, RunResult
 from libs.contracts.training import TrainParams, TrainSpec
-from services.trainer import checkpoint, export
+from services.trainer import checkpoint, export, parallel
 from services.trainer.checkpoint import Checkpoints, Progress
 from services.trainer.depth import (
     MAX_DEPTH_FACTOR,
@@ -88,6 +88,8 @@ def grow(spec: TrainSpec, journal: Journal, asked_to_stop: Callable[[], bool]) -
     if progress.step < run.steps:
         journal.log(f"stopped after step {progress.step} as asked; a checkpoint is kept")
         tell(run, "stopped", progress.step, progress.tokens_processed, now=True)
+        return Outcome(None, progress.tokens_processed)
+    if not parallel.is_first():  # the first has the same weights, and writes them
         return Outcome(None, progress.tokens_processed)
     result = finish(run, growing, progress)
     return Outcome(result, progress.tokens_processed)
@@ -229,7 +231,8 @@ def train(
 
 
 def save(checkpoints: Checkpoints, learner: Learner, progress: Progress) -> None:
-    checkpoints.save(checkpoint.optimizer_tensors(learner.params, learner.optimizer), progress)
+    tensors = checkpoint.optimizer_tensors(learner.params, learner.optimizer)
+    checkpoints.save(tensors, progress, learner.optimizer)
 
 
 def grown(progress: Progress) -> int:

@@ -10,6 +10,7 @@ from peft.tuners.lora import Linear
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from services.trainer import attention
+from services.trainer.fusing import fuse_model
 
 CHUNK_BYTES = 1 << 20
 
@@ -67,6 +68,7 @@ def load_base(
     model = model.to(device)
     if adapter is not None:
         model = merged(model, adapter)
+    fuse_model(model)
     return model.requires_grad_(False).eval()
 
 

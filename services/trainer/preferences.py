@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from libs.contracts.results import PreferenceReport
-from services.trainer.batches import NO_TARGET, logits, make_batch
+from services.trainer.batches import logits, make_batch
 from services.trainer.documents import Answer, Document, Documents, tokenise, truncate
+from services.trainer.kernels import NO_TARGET
 from services.trainer.packing import Position, micro_batches, training_steps
 from services.trainer.rows import DatasetError, Preference, raise_if_any, read_rows
 

@@ -12,6 +12,8 @@ import torch
 
 from libs.contracts.results import RunResult
 from libs.contracts.training import FinetuneParams, MetricPoint, TrainParams, TrainSpec
+from services.trainer import memory
+from services.trainer.batches import MICRO_TOKENS
 from services.trainer.checkpoint import Identity, progress_of
 from services.trainer.documents import (
     Document,
@@ -30,6 +32,7 @@ from services.trainer.loading import (
     load_tokenizer,
     sha256_of,
 )
+from services.trainer.memory import Plan
 from services.trainer.preferences import load_pairs
 from services.trainer.tail import RunState
 
@@ -48,6 +51,7 @@ class Run(NamedTuple):
     data: Documents[Any]
     split: Split[Any]
     identity: Identity
+    plan: Plan = Plan(MICRO_TOKENS["cpu"])
 
     @property
     def learning(self) -> FinetuneParams | TrainParams:
@@ -64,7 +68,7 @@ class Outcome(NamedTuple):
 
 def prepare(spec: TrainSpec, params: FinetuneParams | TrainParams, journal: Journal) -> Run:
     """Device, tokenizer and data; nothing that takes the model. Raises `DatasetError`,
-    `ModelError`."""
+    `ModelError`, `TooLittleMemory`."""
     device = choose_device(spec.device)
     dtype = precision(spec, device)
     model_path = Path(spec.model_path)
@@ -99,7 +103,36 @@ def prepare(spec: TrainSpec, params: FinetuneParams | TrainParams, journal: Jour
     first = parts.train[0].example
     journal.log(f"trained on what stands in brackets: {preview(first, tokenizer)}")
     steps = params.planned_steps
-    return Run(spec, steps, journal, device, dtype, tokenizer, data, parts, identity)
+    plan = foresee(model_path, params, device, dtype, data, journal)
+    return Run(spec, steps, journal, device, dtype, tokenizer, data, parts, identity, plan)
+
+
+def foresee(
+    model: Path,
+    params: FinetuneParams | TrainParams,
+    device: torch.device,
+    dtype: torch.dtype,
+    data: Documents[Any],
+    journal: Journal,
+) -> Plan:
+    """How much of a step will go through the model at once. Raises `TooLittleMemory`."""
+    longest = max(row.size for row in data.rows)
+    step_tokens = max(longest, params.batch_size * params.seq_len)
+    usual = min(MICRO_TOKENS[device.type], step_tokens)
+    shape = memory.read_shape(model / "config.json")
+    if shape is None:
+        return Plan(usual)
+    keeps_scores = device.type == "cpu" and dtype == torch.bfloat16
+    work = msgspec.structs.replace(memory.work_of(shape, params), keeps_scores=keeps_scores)
+    free = memory.available(device)
+    plan = memory.choose(shape, work, usual, longest, dtype.itemsize, free)
+    taken = memory.estimate(shape, work, plan, longest, dtype.itemsize)
+    how = "; every block is computed twice to save memory" if plan.recompute else ""
+    journal.log(
+        f"memory: some {memory.megabytes(taken.total)} of {memory.megabytes(free)} MB, with "
+        f"{spaced(plan.micro_tokens)} tokens at once{how}"
+    )
+    return plan
 
 
 def precision(spec: TrainSpec, device: torch.device) -> torch.dtype:

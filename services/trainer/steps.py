@@ -7,11 +7,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 import torch
+from torch import Tensor
 
-from services.trainer.batches import MICRO_TOKENS
+from services.trainer import parallel
 from services.trainer.checkpoint import Progress
+from services.trainer.compiling import Compiled, compile_blocks, compiled, is_worth_it
+from services.trainer.memory import Plan, TooLittleMemory, smaller
 from services.trainer.objective import NextToken, Objective
 from services.trainer.packing import Packable, Position, micro_batches
+from services.trainer.recompute import recomputing
 from services.trainer.run import Run, perplexity, record, spaced, tell
 from services.trainer.schedule import cosine
 
@@ -32,6 +36,7 @@ class Learner(NamedTuple):
 
     ``rounded`` are the network's own weights where it computes in less than fp32: an update too
     small for bf16 is kept in ``params`` until it adds up. Empty where ``network`` uses ``params``.
+    ``compiled`` are the network's blocks for training steps, in a long run.
     """
 
     network: Any
@@ -39,6 +44,7 @@ class Learner(NamedTuple):
     optimizer: torch.optim.Optimizer
     rounded: dict[str, torch.nn.Parameter]
     objective: Objective[Any] = NextToken()
+    compiled: Compiled | None = None
 
 
 def rate(run: Run, step: int) -> float:
@@ -63,7 +69,8 @@ def take_step(
     for group in learner.optimizer.param_groups:
         group["lr"] = lr
     started = time.perf_counter()
-    loss, norm = optimizer_step(run, learner, documents)
+    plan, total = whole_gradient(run, learner, documents, plan_of(run, progress))
+    loss, norm = apply_gradient(run, learner, total)
     seconds = time.perf_counter() - started
     tokens = sum(row.size for row in documents)
     progress = msgspec.structs.replace(
@@ -73,6 +80,8 @@ def take_step(
         tokens_processed=progress.tokens_processed + tokens,
         gpu_seconds=progress.gpu_seconds + seconds,
         train_loss=loss,
+        micro_tokens=plan.micro_tokens,
+        recompute=plan.recompute,
     )
     record(
         run,
@@ -93,18 +102,112 @@ def take_step(
     return progress
 
 
-def optimizer_step(run: Run, learner: Learner, rows: list[Any]) -> tuple[float, float]:
-    """One step; gives (mean loss, gradient norm before clipping).
+def plan_of(run: Run, progress: Progress) -> Plan:
+    """How large a micro-batch is: as it was in the last step, or as was foreseen."""
+    if progress.micro_tokens:
+        return Plan(progress.micro_tokens, progress.recompute)
+    return run.plan
+
+
+def whole_gradient(run: Run, learner: Learner, rows: list[Any], plan: Plan) -> tuple[Plan, Tensor]:
+    """(the plan it took, the mean loss), and the gradient of all rows, of all processes'.
+
+    When memory runs out, it begins again with less at once. Raises `TooLittleMemory`.
+    """
+    mine = parallel.my_share(rows)
+    longest = max(row.size for row in rows)
+    while True:
+        failed, total = try_gradient(run, learner, mine, learner.objective.weight(rows), plan)
+        # All or none: they share the step, and what Progress says of it.
+        if not parallel.anyone(failed is not None):
+            parallel.add_up(learner.params.values(), total)
+            return plan, total
+        give_up_gradients(run, learner)
+        less = smaller(plan, longest)
+        if less is None:
+            raise TooLittleMemory(
+                f"out of memory: even one row of {longest} tokens at a time does not fit, with "
+                f"everything computed twice; lower seq_len ({failed})"
+            )
+        how = ", and computes every block twice" if less.recompute else ""
+        run.journal.log(
+            f"memory ran out at {plan.micro_tokens} tokens at once; goes on with "
+            f"{less.micro_tokens}{how}"
+        )
+        plan = less
+
+
+def try_gradient(
+    run: Run, learner: Learner, rows: list[Any], weight: int, plan: Plan
+) -> tuple[str | None, Tensor]:
+    """(why memory did not suffice, the rows' part of the mean loss). Its frames hold what a step
+    holds, so nothing of them outlives it."""
+    total = torch.zeros((), device=run.device)
+    try:
+        # A block that is computed twice is not compiled: then memory counts, and time does not.
+        faster = None if plan.recompute else learner.compiled
+        with recomputing(learner.network, plan.recompute), compiled(faster):
+            for part in micro_batches(rows, plan.micro_tokens):
+                summed = learner.objective.summed(learner.network, part, run.device, run.dtype)
+                loss = summed / weight
+                torch.autograd.backward(loss)
+                gather_gradients(learner)
+                total += loss.detach()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return str(error).splitlines()[0] if str(error) else "MemoryError", total
+    return None, total
+
+
+def compile_if_worth(
+    run: Run, learner: Learner, rows: list[Any], progress: Progress
+) -> tuple[Learner, Progress]:
+    """Compiles a long run's blocks, with a step on ``rows`` that is not taken. A run that goes on
+    does as it did before. Where there is no compiler, it says so and goes without."""
+    parameters = sum(param.numel() for param in learner.network.parameters())
+    worth = is_worth_it(run.learning, parameters, run.device.type, run.spec.threads)
+    if progress.micro_tokens:  # not the first attempt
+        worth = progress.compiled
+    if not worth:
+        return learner, progress
+    started = time.perf_counter()
+    faster = learner._replace(compiled=compile_blocks(learner.network))
+    trial = next(micro_batches(rows, plan_of(run, progress).micro_tokens))
+    try:
+        failed, _ = try_gradient(run, faster, trial, 1, plan_of(run, progress))
+    except Exception as error:  # whatever a compiler dies of, training can do without
+        failed = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    give_up_gradients(run, learner)
+    seconds = time.perf_counter() - started
+    if failed:
+        run.journal.log(f"not compiled, training goes on without: {failed}")
+        return learner, msgspec.structs.replace(progress, compiled=False)
+    run.journal.log(f"compiled for {run.steps} steps, in {seconds:.0f} s")
+    spent = progress.gpu_seconds + seconds
+    return faster, msgspec.structs.replace(progress, compiled=True, gpu_seconds=spent)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On CUDA torch has a class for it, on CPU a sentence."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def give_up_gradients(run: Run, learner: Learner) -> None:
+    learner.optimizer.zero_grad()
+    for weight in learner.rounded.values():
+        weight.grad = None
+    if run.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def apply_gradient(run: Run, learner: Learner, total: Tensor) -> tuple[float, float]:
+    """One step; gives (mean loss, gradient norm before clipping). Raises `DivergedError`.
 
     The values are read once, after everything is under way.
     """
-    weight = learner.objective.weight(rows)
-    total = torch.zeros((), device=run.device)
-    for part in micro_batches(rows, MICRO_TOKENS[run.device.type]):
-        loss = learner.objective.summed(learner.network, part, run.device, run.dtype) / weight
-        torch.autograd.backward(loss)
-        gather_gradients(learner)
-        total += loss.detach()
     norm = torch.nn.utils.clip_grad_norm_(learner.params.values(), run.learning.max_grad_norm)
     learner.optimizer.step()
     learner.optimizer.zero_grad()
@@ -139,10 +242,16 @@ def round_weights(learner: Learner) -> None:
 
 
 @torch.no_grad()
-def mean_loss(run: Run, objective: Objective[Any], network: Any, rows: Sequence[Packable]) -> float:
+def mean_loss(
+    run: Run,
+    objective: Objective[Any],
+    network: Any,
+    rows: Sequence[Packable],
+    micro_tokens: int,
+) -> float:
     """The objective over ``rows``, a micro-batch at a time."""
     total = torch.zeros((), dtype=torch.float64, device=run.device)
-    for part in micro_batches(rows, MICRO_TOKENS[run.device.type]):
+    for part in micro_batches(rows, micro_tokens):
         total += objective.summed(network, part, run.device, run.dtype)
     return total.item() / objective.weight(rows)
 
@@ -152,7 +261,8 @@ def evaluate(
 ) -> tuple[float, Progress]:
     """Mean loss on the held-out rows; its time is on the account. Raises `DivergedError`."""
     started = time.perf_counter()
-    loss = mean_loss(run, learner.objective, learner.network, run.split.validation)
+    micro_tokens = plan_of(run, progress).micro_tokens
+    loss = mean_loss(run, learner.objective, learner.network, run.split.validation, micro_tokens)
     seconds = time.perf_counter() - started
     if not math.isfinite(loss):
         raise DivergedError(f"the held-out loss became {loss}; lower learning_rate")

@@ -1,13 +1,15 @@
 """``python -m services.trainer.train spec.json``: runs one job without the platform.
 
 Writes into the spec's ``out_dir``; ``status.json`` says how it ended. Exit status 0 if the job
-finished or was stopped by SIGTERM, 1 if it failed.
+finished or was stopped by SIGTERM, 1 if it failed. Started by torchrun, several processes are one
+run (`parallel`).
 """
 
 import gc
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from libs.contracts.scheduler import FailureCode
 from libs.contracts.training import TrainSpec
+from services.trainer import parallel
 from services.trainer.checkpoint import CheckpointError, progress_of
 from services.trainer.contract import contract
 from services.trainer.export import ParityError
@@ -27,9 +30,10 @@ from services.trainer.finetune import finetune
 from services.trainer.grow import grow
 from services.trainer.journal import STATUS, Journal, replace
 from services.trainer.loading import ModelError
+from services.trainer.memory import TooLittleMemory
 from services.trainer.rows import DatasetError
 from services.trainer.run import Outcome
-from services.trainer.steps import DivergedError
+from services.trainer.steps import DivergedError, is_out_of_memory
 from services.trainer.tail import RunStatus
 
 MAX_MESSAGE = 4000  # of a LongText
@@ -39,8 +43,7 @@ FAILURES: tuple[tuple[type[BaseException], FailureCode], ...] = (
     (ModelError, "model_load_failed"),
     (DivergedError, "training_diverged"),
     (ParityError, "parity_gate_failed"),
-    (torch.OutOfMemoryError, "out_of_memory"),
-    (MemoryError, "out_of_memory"),
+    (TooLittleMemory, "out_of_memory"),
     (CheckpointError, "internal_error"),
 )
 
@@ -54,11 +57,23 @@ def run(spec: TrainSpec) -> None:
     stop: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
     settle(spec.threads)
+    parallel.join(spec.device, os.environ)
+    with tempfile.TemporaryDirectory(prefix="tuneyard-") as aside:
+        if not parallel.is_first():  # what it says, the first says
+            spec = msgspec.structs.replace(spec, out_dir=aside)
+        try:
+            attempt(spec, lambda: parallel.anyone(bool(stop)))
+        finally:
+            parallel.leave()
+
+
+def attempt(spec: TrainSpec, asked_to_stop: Callable[[], bool]) -> None:
+    """Raises SystemExit(1) if it fails, when it has said why."""
     out_dir = Path(spec.out_dir)
     resumed = progress_of(Path(spec.resume_from)) if spec.resume_from else None
     journal = Journal(out_dir, lambda: datetime.now(UTC), resumed.step if resumed else None)
     try:
-        outcome = do(spec, journal, lambda: bool(stop))
+        outcome = do(spec, journal, asked_to_stop)
         status = RunStatus(
             outcome="finished" if outcome.result else "stopped",
             tokens_processed=outcome.tokens_processed,
@@ -81,6 +96,8 @@ def do(spec: TrainSpec, journal: Journal, asked_to_stop: Callable[[], bool]) -> 
         case "train":
             return grow(spec, journal, asked_to_stop)
         case "contract":
+            if parallel.size() > 1:
+                raise ValueError("a contraction is one process's work; start it without torchrun")
             return contract(spec, journal, asked_to_stop)
         case other:
             assert_never(other)
@@ -103,11 +120,9 @@ def explain(error: Exception) -> tuple[FailureCode, str]:
     """The failure's code, and what happened with what to change."""
     for kind, code in FAILURES:
         if isinstance(error, kind):
-            if code == "out_of_memory":
-                return code, f"out of memory: lower batch_size or seq_len ({error})"
             return code, str(error)
-    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
-        return "out_of_memory", f"out of memory: lower batch_size or seq_len ({error})"
+    if is_out_of_memory(error):
+        return "out_of_memory", f"out of memory: lower seq_len or choose the method lora ({error})"
     return "internal_error", f"{type(error).__name__}: {error}; the process's output has details"
 
 

@@ -6,6 +6,7 @@ Prints one JSON object a line: the clock when the first optimizer step ended, th
 import argparse
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ class Speed(TrainerCallback):
 
 
 class CountingCollator:
-    def __init__(self, collate: DataCollatorForLanguageModeling, speed: Speed) -> None:
+    def __init__(self, collate: Callable[[list[dict[str, Any]]], Any], speed: Speed) -> None:
         self._collate = collate
         self._speed = speed
 
@@ -82,7 +83,7 @@ def tokenized(path: str, tokenizer: Any, seq_len: int, *, packed: bool) -> Rows:
     return Rows([row[:seq_len] for row in rows])
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("dataset")
@@ -94,7 +95,11 @@ def main() -> None:
     parser.add_argument("--packed", action="store_true")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
-    asked = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    asked = arguments().parse_args()
     torch.set_num_threads(asked.threads)
     tokenizer = AutoTokenizer.from_pretrained(asked.model)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

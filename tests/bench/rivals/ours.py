@@ -13,7 +13,7 @@ import msgspec
 import torch
 
 from libs.contracts.training import MetricPoint, TrainSpec
-from services.trainer.finetune import begin, load_model, make_learner, train
+from services.trainer.finetune import begin, load_model, train
 from services.trainer.journal import METRICS, Journal
 from services.trainer.packing import Position, training_steps
 from services.trainer.run import Run, prepare
@@ -25,16 +25,26 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("spec", type=Path)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--compiled", action="store_true", help="as a long job is")
     asked = parser.parse_args()
     spec = msgspec.json.decode(asked.spec.read_bytes(), type=TrainSpec)
     settle(spec.threads)
     journal = Journal(Path(spec.out_dir), lambda: datetime.now(UTC), None)
     dtype = torch.bfloat16 if asked.bf16 else torch.float32
     run = prepare(spec, spec.finetune, journal)._replace(dtype=dtype)
-    learner = make_learner(run, load_model(run))
-    train(run, learner, begin(run, learner), lambda: False)
+    tuning = load_model(run)
+    progress = begin(run, tuning)
+    if asked.compiled:
+        # What a job that was long enough left in its checkpoint.
+        plan = run.plan
+        progress = msgspec.structs.replace(
+            progress, micro_tokens=plan.micro_tokens, recompute=plan.recompute, compiled=True
+        )
+    train(run, tuning, progress, lambda: False)
     journal.close()
-    print(json.dumps({"tokens_per_second": _tokens(run) / _seconds(Path(spec.out_dir))}))
+    first, warm, last = _moments(Path(spec.out_dir))
+    print(json.dumps({"first_step_at": first}))
+    print(json.dumps({"tokens_per_second": _tokens(run) / (last - warm)}))
 
 
 def _tokens(run: Run) -> int:
@@ -45,11 +55,11 @@ def _tokens(run: Run) -> int:
     return sum(len(document.tokens) for documents, _ in measured for document in documents)
 
 
-def _seconds(out_dir: Path) -> float:
-    """From the end of the warm-up's last step to the end of the last, telemetry and all."""
+def _moments(out_dir: Path) -> tuple[float, float, float]:
+    """When the first step, the warm-up's last and the last step ended, telemetry and all."""
     points = msgspec.json.Decoder(MetricPoint).decode_lines((out_dir / METRICS).read_bytes())
-    ends = {point.step: point.ts for point in points if point.phase == "train"}
-    return (max(ends.values()) - ends[WARM_UP_STEPS]).total_seconds()
+    ends = {point.step: point.ts.timestamp() for point in points if point.phase == "train"}
+    return ends[1], ends[WARM_UP_STEPS], max(ends.values())
 
 
 if __name__ == "__main__":

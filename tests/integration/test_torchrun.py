@@ -1,0 +1,79 @@
+"""Two processes under torchrun with gloo: one run, the same numbers, one writer."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from libs.contracts.training import TrainSpec
+from services.trainer import checkpoint
+from tests.support.training import (
+    chats,
+    curve,
+    grow_spec,
+    result,
+    spec,
+    status,
+    steps_done,
+    train,
+    wait_until,
+    write_rows,
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("data") / "chats.jsonl", chats())
+
+
+def torchrun(job: TrainSpec) -> subprocess.Popen[bytes]:
+    file = Path(job.out_dir).with_suffix(".json")
+    file.write_bytes(msgspec.json.encode(msgspec.structs.replace(job, threads=1)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.Popen(
+        [*command, "--nproc-per-node", "2", "-m", "services.trainer.train", str(file)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def test_two_processes_give_the_loss_of_one(
+    tiny_model: Path, dataset: Path, tmp_path: Path
+) -> None:
+    alone = spec(tiny_model, dataset, tmp_path / "alone", steps=10)
+    together = spec(tiny_model, dataset, tmp_path / "together", steps=10)
+    both = torchrun(together)
+    assert train(alone) == 0
+    assert both.wait(120) == 0
+    ours, theirs = curve(tmp_path / "together"), curve(tmp_path / "alone")
+    assert [point[:2] for point in ours] == [point[:2] for point in theirs], (
+        "each step is told once"
+    )
+    for mine, expected in zip(ours, theirs, strict=True):
+        # Sums in another order, in bf16 where the machine computes in it.
+        assert mine[2:] == pytest.approx(expected[2:], rel=2e-2)
+    assert result(tmp_path / "together").tokens_processed == (
+        result(tmp_path / "alone").tokens_processed
+    )
+
+
+def test_sigterm_stops_both_after_the_same_step_and_the_run_goes_on_from_there(
+    tiny_model: Path, dataset: Path, tmp_path: Path
+) -> None:
+    job = grow_spec(tiny_model, dataset, tmp_path / "out", checkpoint_every=1000)
+    both = torchrun(job)
+    wait_until(lambda: steps_done(tmp_path / "out") >= 3)
+    both.send_signal(signal.SIGTERM)
+    both.wait(60)
+    assert status(tmp_path / "out").outcome == "stopped"
+    (kept,) = checkpoint.complete(tmp_path / "out" / "checkpoints")
+    assert kept.name == f"step-{steps_done(tmp_path / 'out')}"
+    again = torchrun(msgspec.structs.replace(job, resume_from=str(kept)))
+    assert again.wait(120) == 0
+    assert status(tmp_path / "out").outcome == "finished"
+    assert steps_done(tmp_path / "out") == 24
+    assert not [name for name in os.listdir(tmp_path / "out") if name.startswith("tuneyard-")]
