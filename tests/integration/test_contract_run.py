@@ -1,11 +1,12 @@
 """Contraction as real processes, and whole models as the base of later jobs."""
 
+import hashlib
 import os
 import signal
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 import aiohttp
@@ -15,12 +16,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deploy.local.s3 import S3Settings
 from libs.contracts.artifact_rpc import GetInputs, InputFile, Inputs
-from libs.contracts.base import ModelRef, ModelSource
-from libs.contracts.scheduler import JobLeased
+from libs.contracts.base import ArtifactFile, Event, ModelRef, ModelSource
+from libs.contracts.gateway import JobSubmitted
+from libs.contracts.scheduler import JobLeased, JobTrained
 from libs.contracts.training import ContractParams
 from libs.eventlog.connection import connect, create_pool
 from libs.eventlog.groupcommit import GroupCommit
-from libs.eventlog.record import Append, Head, records_after
+from libs.eventlog.record import Head
 from libs.jobstate.state import fold, job_stream, row_of
 from libs.objectstore import ObjectStore
 from services.artifact.handlers import Desk
@@ -29,7 +31,7 @@ from services.trainer.base_model import ModelUnavailable, resolve
 from services.trainer.depth import Tower, silent_copy
 from services.trainer.grow import insert
 from services.trainer.steps import Learner
-from tests.support.jobs import NOON, context, first_append, submission
+from tests.support.jobs import NOON, finished_result, first_append, next_append, submission
 from tests.support.objects import store_settings
 from tests.support.stack import Database
 from tests.support.training import (
@@ -145,34 +147,56 @@ async def store(s3: S3Settings) -> AsyncIterator[ObjectStore]:
         yield store
 
 
-async def publish(store: ObjectStore, run: Path, folder: Path) -> str:
-    """A finished job's files, and what else lies beside them; gives their prefix."""
-    prefix = f"jobs/{uuid4()}/1"
+class Published(NamedTuple):
+    """A job and the files of its result, in the object store."""
+
+    job_id: UUID
+    files: tuple[ArtifactFile, ...]
+
+    @property
+    def prefix(self) -> str:
+        return f"jobs/{self.job_id}/1"
+
+
+async def publish(store: ObjectStore, run: Path, folder: Path) -> Published:
+    """A finished job's files, and a checkpoint that lies beside them."""
+    job_id = uuid4()
     pack_result(run, folder / ARCHIVE)
+    files = []
     for path in [folder / ARCHIVE, *result_files(run)]:
-        await store.put(f"{prefix}/{path.name}", path.read_bytes())
-    await store.put(f"{prefix}/checkpoint-4.tar", b"a checkpoint")
-    return prefix
+        key, data = f"jobs/{job_id}/1/{path.name}", path.read_bytes()
+        await store.put(key, data)
+        digest = hashlib.sha256(data).hexdigest()
+        role = "archive" if path.name == ARCHIVE else role_of(path.name)
+        files.append(
+            ArtifactFile(name=path.name, role=role, key=key, size_bytes=len(data), sha256=digest)
+        )
+    await store.put(f"jobs/{job_id}/1/checkpoint-4.tar", b"a checkpoint")
+    return Published(job_id, tuple(files))
 
 
-async def links(database: Database, store: ObjectStore, prefix: str) -> tuple[InputFile, ...]:
-    """What artifact hands to the trainer of a job whose base model lies under the prefix."""
-    source = ModelSource(kind="s3", location=prefix)
-    base = ModelRef(id=UUID(int=9), slug="my-model", params=1, source=source)
-    job_id, account_id = uuid4(), UUID(int=42)
-    fields = {"job_type": "contract", "model": base, "dataset": None, "params": None}
-    append, state = first_append(
-        job_id, account_id, submission(**fields, contract_params=ContractParams())
-    )
-    leased = JobLeased(epoch=1, trainer_id="trainer-0")
+async def enter(log: GroupCommit, job_id: UUID, event: JobSubmitted, then: Event) -> None:
+    """A job of two events."""
+    append, state = first_append(job_id, UUID(int=42), event)
+    await log.append(append)
     head = Head(stream=job_stream(job_id), version=1, hash=append.records[-1].hash)
-    later = records_after(head, [leased], context(), job_id=job_id, account_id=account_id)
+    await log.append(next_append(head, state, then, job=row_of(fold(state, then, NOON))))
+
+
+async def links(database: Database, store: ObjectStore, made: Published) -> tuple[InputFile, ...]:
+    """What artifact hands to the trainer of a job whose base model is what another has made."""
+    source = ModelSource(kind="s3", location=made.prefix)
+    base = ModelRef(id=UUID(int=9), slug="my-model", params=1, source=source)
+    trained = JobTrained(epoch=1, result=finished_result(), files=made.files)
+    fields = {"job_type": "contract", "model": base, "dataset": None, "params": None}
+    following = submission(**fields, contract_params=ContractParams())
+    job_id = uuid4()
     async with (
         GroupCommit(partial(connect, database.dsn("scheduler"))) as log,
         create_pool(database.dsn("artifact"), size=1) as pool,
     ):
-        await log.append(append)
-        await log.append(Append(job=row_of(fold(state, leased, NOON)), records=later))
+        await enter(log, made.job_id, submission(), trained)
+        await enter(log, job_id, following, JobLeased(epoch=1, trainer_id="trainer-0"))
         desk = Desk(pool=pool, log=log, store=store, now=lambda: NOON, new_id=uuid4)
         inputs = await desk.give_inputs(GetInputs(job_id=job_id, epoch=1))
     assert isinstance(inputs, Inputs)
@@ -182,10 +206,10 @@ async def links(database: Database, store: ObjectStore, prefix: str) -> tuple[In
 async def test_the_published_model_of_one_job_is_the_base_of_the_next(
     halved: Path, database: Database, store: ObjectStore, tmp_path: Path
 ) -> None:
-    prefix = await publish(store, halved, tmp_path)
-    files = await links(database, store, prefix)
-    assert {"artifacts.tar.gz", "checkpoint-4.tar", "result.json"} <= {f.name for f in files}
-    source = ModelSource(kind="s3", location=prefix)
+    made = await publish(store, halved, tmp_path)
+    files = await links(database, store, made)
+    assert {file.name: file.sha256 for file in files} == {f.name: f.sha256 for f in made.files}
+    source = ModelSource(kind="s3", location=made.prefix)
     async with aiohttp.ClientSession() as http:
         folder = await resolve(
             source, files, http=http, models_dir=tmp_path, cache=tmp_path / "cache"
