@@ -18,10 +18,13 @@ from libs.contracts.results import GrowthReport
 from libs.contracts.training import FinetuneParams, TrainParams
 from services.trainer import parallel
 from services.trainer.packing import Position
+from services.trainer.sharding import Owners, collect, is_mine
 
 TENSORS = "state.safetensors"
 PROGRESS = "progress.json"
 PARAM = "param."  # before the names of the weights
+MOMENTS = ("exp_avg", "exp_avg_sq")  # what Adam keeps of each
+NOBODY: Owners = {}
 
 # The newest may be in transit to the object store while the next one is written.
 KEEP = 2
@@ -235,16 +238,26 @@ def progress_of(path: Path) -> Progress | None:
 
 
 def optimizer_tensors(
-    params: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+    params: dict[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    owners: Owners = NOBODY,
 ) -> dict[str, Tensor]:
-    """The parameters, the optimizer's state of each parameter, and the generators' states."""
+    """The parameters, the optimizer's state of each parameter, and the generators' states. With
+    ``owners``, the first process has those of all, and all must ask."""
     tensors: dict[str, Tensor] = {"rng.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
     for name, param in params.items():
+        if not is_mine(name, owners):
+            continue
         tensors[PARAM + name] = param
         for key, value in optimizer.state[param].items():
             tensors[f"{key}.{name}"] = value
+    for prefix in (PARAM, *(f"{moment}." for moment in MOMENTS)):
+        collect(tensors, params, prefix, owners)
+    if owners and parallel.is_first():  # a weight that has moments has taken as many steps as any
+        steps = next(tensors[f"step.{name}"] for name in params if is_mine(name, owners))
+        tensors |= {f"step.{name}": steps.clone() for name in params}
     return tensors
 
 
@@ -252,15 +265,18 @@ def restore(
     tensors: dict[str, Tensor],
     params: dict[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
+    owners: Owners = NOBODY,
 ) -> None:
-    """The inverse of `optimizer_tensors`."""
+    """The inverse of `optimizer_tensors`, however many processes there were."""
     torch.set_rng_state(tensors["rng.cpu"])
     if "rng.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng.cuda"])
     with torch.no_grad():
         for name, param in params.items():
+            if not is_mine(name, owners):
+                continue
             param.copy_(tensors[PARAM + name])
-            for key in ("step", "exp_avg", "exp_avg_sq"):
+            for key in ("step", *MOMENTS):
                 # What came just before the checkpoint has not taken a step.
                 if f"{key}.{name}" in tensors:
                     # The step, too: a fused optimizer reads it where the parameter is.

@@ -35,6 +35,7 @@ from services.trainer.run import (
     spaced,
     tell,
 )
+from services.trainer.sharding import Owners, collect, divide, master, of_mine
 from services.trainer.start import Beginning, put
 from services.trainer.steps import Learner, compile_if_worth, evaluate, round_weights, take_step
 
@@ -67,9 +68,10 @@ def finetune(spec: TrainSpec, journal: Journal, asked_to_stop: Callable[[], bool
         journal.log(f"stopped after step {progress.step} as asked; a checkpoint is kept")
         tell(run, "stopped", progress.step, progress.tokens_processed, now=True)
         return Outcome(None, progress.tokens_processed)
+    loss, progress = settle(run, tuning, progress)
     if not parallel.is_first():  # the first has the same weights, and writes them
         return Outcome(None, progress.tokens_processed)
-    result = finish(run, tuning, progress)
+    result = finish(run, tuning, loss, progress)
     return Outcome(result, progress.tokens_processed)
 
 
@@ -88,11 +90,14 @@ def load_model(run: Run) -> Tuning:
         network, learnt = base, dict(base.requires_grad_(True).named_parameters())
     else:
         network, learnt = adapter.get_base_model(), trainable(adapter)
-    params, rounded = precise(learnt)
+    owners = divide(learnt, parallel.size()) if whole else {}
+    params, rounded = precise(learnt, owners)
     if spec.start_from:
-        start_from(Path(spec.start_from), params, rounded)
-    optimizer = torch.optim.AdamW(params.values(), lr=0.0, weight_decay=p.weight_decay, fused=True)
-    learner = Learner(network, params, optimizer, rounded, objective(run, network))
+        start_from(Path(spec.start_from), params, rounded, owners)
+    own = [{"params": list(of_mine(params, owners).values())}]
+    optimizer = torch.optim.AdamW(own, lr=0.0, weight_decay=p.weight_decay, fused=True)
+    goal = objective(run, network)
+    learner = Learner(network, params, optimizer, rounded, goal, owners=owners)
     count = sum(param.numel() for param in params.values())
     total = sum(param.numel() for param in base.parameters())
     how = "every weight learns" if whole else f"LoRA rank {p.lora_rank}: {spaced(count)} trainable"
@@ -104,23 +109,20 @@ def load_model(run: Run) -> Tuning:
 
 
 def precise(
-    learnt: dict[str, torch.nn.Parameter],
+    learnt: dict[str, torch.nn.Parameter], owners: Owners
 ) -> tuple[dict[str, torch.nn.Parameter], dict[str, torch.nn.Parameter]]:
     """(the fp32 weights that the optimizer changes, those that the network computes with where
     they are others)."""
     if all(weight.dtype == torch.float32 for weight in learnt.values()):
         return learnt, {}
-    params = {
-        name: torch.nn.Parameter(weight.detach().to(torch.float32, copy=True))
-        for name, weight in learnt.items()
-    }
-    return params, learnt
+    return {name: master(name, weight, owners) for name, weight in learnt.items()}, learnt
 
 
 def start_from(
     folder: Path,
     params: dict[str, torch.nn.Parameter],
     rounded: dict[str, torch.nn.Parameter],
+    owners: Owners,
 ) -> None:
     """Takes the weights of another job's checkpoint; its optimizer, schedule and data are not this
     one's. Raises `ModelError` for weights of another shape."""
@@ -135,9 +137,8 @@ def start_from(
             "the checkpoint to start from has other weights than this job; ask for the same base "
             "model, method, lora_rank and target_modules as the job that wrote it"
         )
-    put(found, params)
-    if rounded:
-        put(params, rounded)
+    put(of_mine(found, owners), params)
+    put(found, rounded or params)
 
 
 def objective(run: Run, network: Any) -> Objective[Any]:
@@ -159,11 +160,10 @@ def begin(run: Run, tuning: Tuning) -> Progress:
     learner = tuning.learner
     if run.spec.resume_from:
         tensors, progress = checkpoint.read(Path(run.spec.resume_from), run.identity)
-        checkpoint.restore(tensors, learner.params, learner.optimizer)
+        checkpoint.restore(tensors, learner.params, learner.optimizer, learner.owners)
         round_weights(learner)
-        for name, tensor in tensors.items():
-            if name.startswith(BEST):
-                tuning.best[name.removeprefix(BEST)] = tensor
+        best = {n.removeprefix(BEST): t for n, t in tensors.items() if n.startswith(BEST)}
+        tuning.best.update(of_mine(best, learner.owners))
         run.journal.log(f"resumed after step {progress.step}")
         tell(run, "train", progress.step, progress.tokens_processed, now=True)
         return progress
@@ -208,8 +208,12 @@ def train(
             if out_of_patience(run, progress):
                 break
         if (progress.step % p.checkpoint_every == 0 and not at_end) or stopping:
-            tensors = checkpoint.optimizer_tensors(learner.params, learner.optimizer)
+            tensors = checkpoint.optimizer_tensors(
+                learner.params, learner.optimizer, learner.owners
+            )
             best = {BEST + name: tensor for name, tensor in tuning.best.items()}
+            if progress.best_step:
+                collect(best, learner.params, BEST, learner.owners)
             checkpoints.save(tensors | best, progress, learner.optimizer)
     checkpoints.close()
     return progress
@@ -220,11 +224,11 @@ def note(run: Run, tuning: Tuning, progress: Progress, loss: float) -> Progress:
     if run.spec.finetune.patience is None:
         return progress
     assert progress.best_loss is not None
+    loss = parallel.as_first(loss)
     if loss >= progress.best_loss:
         return msgspec.structs.replace(progress, waited=progress.waited + 1)
-    tuning.best.update(
-        {n: p.detach().to("cpu", copy=True) for n, p in tuning.learner.params.items()}
-    )
+    own = of_mine(tuning.learner.params, tuning.learner.owners)
+    tuning.best.update({n: p.detach().to("cpu", copy=True) for n, p in own.items()})
     return msgspec.structs.replace(progress, best_loss=loss, best_step=progress.step, waited=0)
 
 
@@ -244,7 +248,7 @@ def settle(run: Run, tuning: Tuning, progress: Progress) -> tuple[float, Progres
     assert progress.best_loss is not None
     if progress.best_step < progress.step:
         with torch.no_grad():
-            if tuning.best:
+            if progress.best_step:
                 put(tuning.best, tuning.learner.params)
                 round_weights(tuning.learner)
             else:
@@ -256,10 +260,9 @@ def settle(run: Run, tuning: Tuning, progress: Progress) -> tuple[float, Progres
     return progress.best_loss, progress
 
 
-def finish(run: Run, tuning: Tuning, progress: Progress) -> RunResult:
-    """Final evaluation, export, parity gate, samples, result."""
+def finish(run: Run, tuning: Tuning, loss: float, progress: Progress) -> RunResult:
+    """Export, parity gate, samples, result."""
     spec, p = run.spec, run.spec.finetune
-    loss, progress = settle(run, tuning, progress)
     answers = answer_loss(run, tuning) if p.method == "dpo" else loss
     tell(run, "export", progress.step, progress.tokens_processed, now=True)
     ppl_before, ppl_after = perplexity(progress.answer_loss_baseline), perplexity(answers)

@@ -85,6 +85,17 @@ def anyone(mine: bool) -> bool:
     return bool(flag.item())
 
 
+def as_first(mine: float) -> float:
+    """What the first process says; all of them must ask. For what is decided by: the same sum, on
+    another card, may differ in its last bit."""
+    if size() == 1:
+        return mine
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    said = torch.tensor(mine, dtype=torch.float64, device=device)
+    dist.broadcast(said, src=0)
+    return float(said.item())
+
+
 def add_up(params: Iterable[torch.nn.Parameter], total: Tensor) -> None:
     """Every process gets the sum of all gradients, and of ``total``; once a step, in buckets.
 

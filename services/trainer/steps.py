@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,6 +19,7 @@ from services.trainer.packing import Packable, Position, micro_batches
 from services.trainer.recompute import recomputing
 from services.trainer.run import Run, perplexity, record, spaced, tell
 from services.trainer.schedule import cosine
+from services.trainer.sharding import Owners, is_mine, spread
 
 # A log is read by people: about this many lines about steps, however long the run.
 STEP_LINES = 40
@@ -36,7 +38,8 @@ class Learner(NamedTuple):
 
     ``rounded`` are the network's own weights where it computes in less than fp32: an update too
     small for bf16 is kept in ``params`` until it adds up. Empty where ``network`` uses ``params``.
-    ``compiled`` are the network's blocks for training steps, in a long run.
+    ``compiled`` are the network's blocks for training steps, in a long run. With ``owners``, this
+    process steps only its own of the ``params``, and has no other.
     """
 
     network: Any
@@ -45,6 +48,7 @@ class Learner(NamedTuple):
     rounded: dict[str, torch.nn.Parameter]
     objective: Objective[Any] = NextToken()
     compiled: Compiled | None = None
+    owners: Owners = MappingProxyType({})
 
 
 def rate(run: Run, step: int) -> float:
@@ -196,8 +200,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def give_up_gradients(run: Run, learner: Learner) -> None:
-    learner.optimizer.zero_grad()
-    for weight in learner.rounded.values():
+    for weight in (*learner.params.values(), *learner.rounded.values()):
         weight.grad = None
     if run.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -210,7 +213,8 @@ def apply_gradient(run: Run, learner: Learner, total: Tensor) -> tuple[float, fl
     """
     norm = torch.nn.utils.clip_grad_norm_(learner.params.values(), run.learning.max_grad_norm)
     learner.optimizer.step()
-    learner.optimizer.zero_grad()
+    for param in learner.params.values():
+        param.grad = None
     round_weights(learner)
     loss_value, norm_value = torch.stack((total, norm)).tolist()
     if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
@@ -236,9 +240,11 @@ def gather_gradients(learner: Learner) -> None:
 
 @torch.no_grad()
 def round_weights(learner: Learner) -> None:
-    """Lets the network compute with the weights as they are now."""
+    """Lets the network compute with the weights as they are now, wherever they were stepped."""
     for name, weight in learner.rounded.items():
-        weight.copy_(learner.params[name])
+        if is_mine(name, learner.owners):
+            weight.copy_(learner.params[name])
+    spread(learner.rounded or learner.params, learner.owners)
 
 
 @torch.no_grad()

@@ -5,9 +5,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
+from msgspec.structs import replace
+from safetensors.torch import load_file
 
 from libs.contracts.training import TrainSpec
 from services.trainer import checkpoint
@@ -77,3 +80,35 @@ def test_sigterm_stops_both_after_the_same_step_and_the_run_goes_on_from_there(
     assert status(tmp_path / "out").outcome == "finished"
     assert steps_done(tmp_path / "out") == 24
     assert not [name for name in os.listdir(tmp_path / "out") if name.startswith("tuneyard-")]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_every_weight_is_stepped_by_one_of_two_and_a_checkpoint_has_them_all(
+    precision: Literal["bf16", "fp32"], tiny_model: Path, dataset: Path, tmp_path: Path
+) -> None:
+    options = {"method": "full", "learning_rate": 2e-3, "steps": 12, "eval_every": 3, "patience": 9}
+    jobs = [
+        replace(spec(tiny_model, dataset, tmp_path / where, **options), precision=precision)
+        for where in ("alone", "together")
+    ]
+    both = torchrun(jobs[1])
+    assert train(jobs[0]) == 0
+    assert both.wait(120) == 0
+    theirs, ours = (curve(Path(job.out_dir)) for job in jobs)
+    for mine, expected in zip(ours, theirs, strict=True):
+        assert mine[2:] == pytest.approx(expected[2:], rel=3e-2 if precision == "bf16" else 1e-4)
+
+    kept = [Path(job.out_dir) / "checkpoints/step-8" for job in jobs]
+    one, two = (load_file(folder / checkpoint.TENSORS) for folder in kept)
+    assert {name: t.shape for name, t in one.items()} == {n: t.shape for n, t in two.items()}
+    apart = {n: (t - two[n]).norm() / t.norm() for n, t in one.items() if "exp_avg." in n}
+    assert max(apart.values()) < (0.2 if precision == "bf16" else 1e-3)
+
+    # Another number of processes goes on from there.
+    moved = replace(jobs[1], out_dir=str(tmp_path / "moved"), resume_from=str(kept[1]))
+    assert train(moved) == 0
+    for mine, expected in zip(curve(tmp_path / "moved"), ours[-6:], strict=True):
+        assert mine[2:] == pytest.approx(expected[2:], rel=3e-2 if precision == "bf16" else 1e-4)
+    again = torchrun(replace(moved, out_dir=str(tmp_path / "back"), resume_from=str(kept[0])))
+    assert again.wait(120) == 0
+    assert result(tmp_path / "back").loss_final == pytest.approx(theirs[-1][2], rel=3e-2)
