@@ -20,6 +20,8 @@ from services.trainer.width import INPUTS, biases_of, mlp_of, multiple_for
 
 # Of the mean square of a kept neuron, added to each: neurons that say nearly the same make the
 # equations nearly singular, and some thousand tokens do not tell a large model's neurons apart.
+# Measured on a toy with half of the neurons (perplexity 2.20 with all of them): 2.36 from 1e-3 to
+# 1e-1; where the ridge pulls to zero and not to the weights that there were, 2.36, 2.37 and 2.50.
 RIDGE = 1e-2
 
 
@@ -82,11 +84,13 @@ def strongest(score: Tensor, count: int) -> Tensor:
 
 def refit(weight: Tensor, gram: Tensor, kept: Tensor) -> Tensor:
     """down_proj's weight [hidden, neurons] for the neurons ``kept`` alone, fp64: what comes nearest
-    to all of them over the texts of ``gram``, W' = W G[:, S] (G[S, S] + λI)^-1."""
+    to all of them over the texts of ``gram``, by ridge regression that pulls to the weights that
+    there were: W' = (W G[:, S] + λ W[:, S]) (G[S, S] + λI)^-1."""
     chosen = gram[kept][:, kept]
     ridge = RIDGE * chosen.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
     factor = torch.linalg.cholesky(chosen + ridge * torch.eye(len(kept), device=chosen.device))
-    return torch.cholesky_solve((weight.double() @ gram[:, kept]).T, factor).T
+    meant = weight.double() @ gram[:, kept] + ridge * weight[:, kept].double()
+    return torch.cholesky_solve(meant.T, factor).T
 
 
 def narrowed(mlp: Any, kept: Tensor, down: Tensor | None = None) -> Any:

@@ -56,7 +56,7 @@ class Plan(NamedTuple):
 
 
 # Narrow, so that its neurons have something to do: of a toy twice as wide, half of them are idle.
-TOY = Recipe(hidden=96, layers=8, heads=4, key_heads=2, steps=800, batch_tokens=1536)
+TOY = Recipe(hidden=96, layers=8, heads=4, key_heads=2, steps=400, batch_tokens=1536)
 FULL = Plan(TOY, rows=64, length=256, held_out=200)
 QUICK = Plan(msgspec.structs.replace(TOY, steps=120), rows=24, length=128, held_out=60)
 
