@@ -18,8 +18,10 @@ from tests.support.training import (
     THINGS,
     chat,
     chats,
+    contract_spec,
     curve,
     failed,
+    grow_spec,
     metrics,
     result,
     spec,
@@ -244,12 +246,24 @@ def test_what_does_not_fit_is_refused_with_what_to_ask_for(
     assert "lora_rank" in ended.message
 
 
-def test_full_tuning_takes_an_adapter_into_the_weights_first(
+def test_every_other_job_takes_an_adapter_into_the_weights_first(
     adapter: Path, tiny_model: Path, data: dict[str, Path], tmp_path: Path
 ) -> None:
-    job = spec(tiny_model, data["lora"], tmp_path, method="full", learning_rate=1e-4, steps=2)
-    assert train(replace(job, adapter_path=str(adapter / "model"))) == 0
-    assert result(tmp_path).ppl_baseline == pytest.approx(result(adapter).ppl_final, rel=0.02)
+    rows, tuned = data["lora"], str(adapter / "model")
+    learnt = pytest.approx(result(adapter).ppl_final, rel=0.02)
+    full = spec(tiny_model, rows, tmp_path / "full", method="full", learning_rate=1e-4, steps=2)
+    assert train(replace(full, adapter_path=tuned)) == 0
+    assert result(tmp_path / "full").ppl_baseline == learnt
+
+    grown = grow_spec(tiny_model, rows, tmp_path / "grown", turns=1, cycles=1, steps_per_cycle=2)
+    assert train(replace(grown, adapter_path=tuned)) == 0
+    assert result(tmp_path / "grown").ppl_baseline == learnt
+
+    for name, path in (("tuned", tuned), ("plain", None)):
+        cut = contract_spec(tiny_model, tmp_path / name)
+        assert train(replace(cut, dataset_path=str(rows), adapter_path=path)) == 0
+    before = [result(tmp_path / name).ppl_baseline for name in ("tuned", "plain")]
+    assert before[0] < 0.9 * before[1]  # it knows these rows
 
 
 def test_a_file_can_be_held_out(tiny_model: Path, data: dict[str, Path], tmp_path: Path) -> None:
