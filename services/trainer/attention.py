@@ -5,6 +5,7 @@ CPU the documents are gathered into tiles about as wide as they are long: short 
 cost what short documents cost.
 """
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,15 +37,21 @@ class Tiles(NamedTuple):
     width: int
 
 
-class Tiling(NamedTuple):
-    """The CPU layout: ``places`` [tokens] says where in all groups' slots each token is."""
+@dataclass(eq=False)
+class Tiling:
+    """The CPU layout: ``places`` [tokens] says where in all groups' slots each token is.
+
+    No tuple: a compiled block hands it through unseen, and would be compiled anew for every number
+    of groups if it could count them.
+    """
 
     groups: list[Tiles]
     slots: Tensor
     places: Tensor
 
 
-class Bounds(NamedTuple):
+@dataclass(eq=False)
+class Bounds:
     """The CUDA layout: ``ends`` [documents + 1] int32, cumulative; ``longest`` in tokens."""
 
     ends: Tensor

@@ -6,7 +6,7 @@ over packed rows stays as it is (its tiles differ with every batch), and so does
 training step: what evaluates, writes or exports would each be compiled for itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,9 +16,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from libs.contracts.training import FinetuneParams, TrainParams
 from services.trainer.attention import attend_packed
 
-# Measured on two cores: some 50 s with a cold cache, and a step takes a fifth less time after it.
-# So ten minutes of steps repay it twice.
-WORTH_SECONDS = 600.0
+# Measured on two cores: some 50 s with a cold cache, and a step takes a tenth less time after it.
+# So twenty minutes of steps repay it twice.
+WORTH_SECONDS = 1200.0
 
 # What a step achieves before it is compiled, in FLOP/s (CPU: of each thread). Fixed numbers and not
 # this run's clock: a run that goes on from a checkpoint must choose as the one before it did.
@@ -43,7 +43,7 @@ def is_worth_it(
     return work / rate >= WORTH_SECONDS
 
 
-def compile_blocks(network: Any, backend: str = "inductor") -> Compiled:
+def compile_blocks(network: Any, backend: str | Callable[..., Any] = "inductor") -> Compiled:
     """Nothing is compiled before it is first called."""
     blocks: list[Any] = [
         block for block in network.modules() if isinstance(block, GradientCheckpointingLayer)

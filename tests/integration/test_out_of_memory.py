@@ -29,7 +29,8 @@ def dataset(tmp_path: Path) -> Path:
 
 
 class Training:
-    """A run in this process whose first block finds no memory for more than ``most`` tokens."""
+    """A run in this process whose first block finds no memory for more than ``most`` tokens, nor in
+    the passes (from 1) that ``failing`` names."""
 
     def __init__(self, model: Path, dataset: Path, out: Path, **params: Any) -> None:
         job = spec(model, dataset, out, **params)
@@ -38,13 +39,14 @@ class Training:
         self.run = prepare(job, job.finetune, self.journal)._replace(dtype=torch.float32)
         self.learner = load_model(self.run).learner
         self.most = MORE_THAN_ANY_MACHINE
+        self.failing: set[int] = set()
         self.seen: list[int] = []
         self.learner.network.model.layers[0].mlp.register_forward_pre_hook(self._allocate)
 
     def _allocate(self, module: Any, inputs: tuple[Any, ...]) -> None:
         tokens = inputs[0].shape[1]
         self.seen.append(tokens)
-        if tokens > self.most:
+        if tokens > self.most or len(self.seen) in self.failing:
             torch.empty(MORE_THAN_ANY_MACHINE, dtype=torch.uint8)
 
     def steps(self) -> Iterator[Progress]:
@@ -78,6 +80,27 @@ def test_a_step_that_finds_no_memory_is_taken_again_with_half_at_once(
     assert (
         "memory ran out at 512 tokens at once; goes on with 256" in (narrow.out / LOG).read_text()
     )
+
+
+def test_what_a_step_had_added_up_before_it_found_no_memory_is_not_added_twice(
+    tiny_model: Path, dataset: Path, tmp_path: Path
+) -> None:
+    roomy = Training(tiny_model, dataset, tmp_path / "roomy", batch_size=8)
+    expected = next(roomy.steps())
+    narrow = Training(tiny_model, dataset, tmp_path / "narrow", batch_size=8)
+    narrow.run = narrow.run._replace(plan=Plan(128))
+    narrow.failing = {3}
+    taken = next(narrow.steps())
+    assert taken.micro_tokens == 64
+    assert taken.train_loss == pytest.approx(expected.train_loss, rel=1e-5)
+    # The first moment: what Adam makes of a larger gradient is the same step.
+    for mine, theirs in zip(moments(narrow), moments(roomy), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-6)
+
+
+def moments(training: Training) -> list[torch.Tensor]:
+    optimizer = training.learner.optimizer
+    return [optimizer.state[p]["exp_avg"] for p in training.learner.params.values()]
 
 
 def test_a_plan_in_progress_holds_in_a_run_that_goes_on(
