@@ -105,7 +105,8 @@ def test_killed_at_any_step_and_resumed_the_run_is_the_unbroken_one(
 ) -> None:
     job = spec(tiny_model, dataset, tmp_path)
     process = start(job)
-    wait_until(lambda: steps_done(tmp_path) >= kill_after)
+    kept = tmp_path / "checkpoints"  # written beside the training, so it may come a step later
+    wait_until(lambda: steps_done(tmp_path) >= kill_after and bool(checkpoint.complete(kept)))
     process.kill()
     process.join()
     assert not (tmp_path / "status.json").exists()
