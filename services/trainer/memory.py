@@ -85,13 +85,15 @@ class Shape(Struct, frozen=True, kw_only=True):
 class Work(Struct, frozen=True, kw_only=True):
     """``learning`` parameters are trained; ``added`` come to those of the base. ``whole_logits``:
     the objective needs every label's logits at once. ``keeps_scores``: so does attention of its
-    scores, as on CPU in bf16; elsewhere its kernel computes them again."""
+    scores, as on CPU in bf16; elsewhere its kernel computes them again. ``keeps_beginning``: what
+    learns is held once more as it was, on the same device (`start.Beginning`)."""
 
     learning: int
     added: int
     adapter: bool
     whole_logits: bool = False
     keeps_scores: bool = False
+    keeps_beginning: bool = False
 
 
 class Plan(Struct, frozen=True):
@@ -157,6 +159,8 @@ def estimate(shape: Shape, work: Work, plan: Plan, longest: int, bytes_each: int
         if bytes_each < FULL_BYTES:
             # The weights in fp32 that the rounded ones come from, and the rounded ones' gradients.
             learning += work.learning * (FULL_BYTES + bytes_each)
+    if work.keeps_beginning:
+        learning += work.learning * (FULL_BYTES if work.adapter else bytes_each)
     return Estimate(
         weights=weights,
         learning=learning,

@@ -122,8 +122,12 @@ def foresee(
     shape = memory.read_shape(model / "config.json")
     if shape is None:
         return Plan(usual)
-    keeps_scores = device.type == "cpu" and dtype == torch.bfloat16
-    work = msgspec.structs.replace(memory.work_of(shape, params), keeps_scores=keeps_scores)
+    on_cpu = device.type == "cpu"
+    work = msgspec.structs.replace(
+        memory.work_of(shape, params),
+        keeps_scores=on_cpu and dtype == torch.bfloat16,
+        keeps_beginning=on_cpu and isinstance(params, FinetuneParams),
+    )
     free = memory.available(device)
     plan = memory.choose(shape, work, usual, longest, dtype.itemsize, free)
     taken = memory.estimate(shape, work, plan, longest, dtype.itemsize)

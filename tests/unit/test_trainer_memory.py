@@ -176,10 +176,23 @@ def test_a_row_that_is_too_long_is_named() -> None:
         choose(LLAMA_8B, work, 131072, 131072, 2, 24 * GIGABYTE)
 
 
-def test_full_training_in_bf16_holds_sixteen_bytes_and_two_a_weight() -> None:
+def test_full_training_in_bf16_holds_twenty_bytes_a_weight() -> None:
     """Weights and their gradients in bf16; weights, gradients and two moments in fp32."""
     found = estimate(LLAMA_8B, work_of(LLAMA_8B, FULL), Plan(64), 64, 2)
     assert found.weights + found.learning == LLAMA_8B.parameters * 20
+
+
+def test_what_the_model_was_is_held_once_more_where_its_device_is_main_memory() -> None:
+    shape = Shape(**SMALL)
+
+    def learning(params: FinetuneParams, *, kept: bool) -> int:
+        work = structs.replace(work_of(shape, params), keeps_beginning=kept)
+        return estimate(shape, work, Plan(64), 64, 2).learning
+
+    # As `Beginning` has it: a whole model in bf16, an adapter in fp32.
+    assert learning(FULL, kept=True) - learning(FULL, kept=False) == 2 * shape.parameters
+    adapter = work_of(shape, LORA).learning
+    assert learning(LORA, kept=True) - learning(LORA, kept=False) == 4 * adapter
 
 
 def test_a_config_of_another_kind_is_no_shape(tmp_path: Path) -> None:
