@@ -46,8 +46,8 @@ from libs.contracts.scheduler import (
     JobTrained,
 )
 from libs.eventlog.read import TimelineEntry
-from services.gateway.hyperparams import hyperparams_view
-from services.gateway.views import started_from
+from libs.jobstate.hyperparams import hyperparams_view
+from libs.jobstate.view import started_from
 
 
 class Moment(Struct, frozen=True, kw_only=True):

@@ -9,10 +9,10 @@ from libs.bus.broker import make_broker
 from libs.bus.consume import consume
 from libs.bus.service import database, run_service
 from libs.eventlog.inbox import burier
+from libs.jobstate.notice import NOTICE_TYPES
 from libs.observability.logs import configure_logs
 from libs.settings import decode_settings
 from services.webhooks.handlers import record
-from services.webhooks.model import EVENT_TYPES
 from services.webhooks.settings import Settings
 
 POOL_SIZE = 4  # every event is one short transaction
@@ -23,7 +23,7 @@ async def main() -> None:
     configure_logs("webhooks", settings.log_level)
     broker = make_broker(settings.nats_url)
     async with database(settings.database_url, size=POOL_SIZE) as pool:
-        for event_class in EVENT_TYPES:
+        for event_class in NOTICE_TYPES:
             consume(broker, "webhooks", event_class, partial(record, pool), bury=burier(pool))
         await run_service(broker, "webhooks", streams=frozenset({"EVENTS"}))
 

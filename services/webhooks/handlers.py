@@ -6,7 +6,7 @@ from libs.contracts.events import type_of
 from libs.eventlog.connection import Pool
 from libs.eventlog.inbox import enter
 from libs.eventlog.record import Inbox
-from services.webhooks.model import EVENT_TYPES
+from libs.jobstate.notice import NOTICE_TYPES
 
 RECORD_SQL = """
 INSERT INTO webhooks.notification (event_id, job_id, account_id, event_type, occurred_at)
@@ -24,6 +24,6 @@ async def record(pool: Pool, envelope: Envelope, event: Event) -> None:
             envelope.event_id,
             envelope.job_id,
             envelope.account_id,
-            EVENT_TYPES[type(event)],
+            NOTICE_TYPES[type(event)],
             envelope.occurred_at,
         )

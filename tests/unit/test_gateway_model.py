@@ -18,6 +18,7 @@ from libs.contracts.scheduler import Checkpoint, JobCheckpointed, JobCompleted, 
 from libs.contracts.training import ContractParams, FinetuneParams, TrainParams
 from libs.eventlog.read import TimelineEntry
 from libs.eventlog.record import Meta
+from libs.jobstate.view import StartedFrom
 from services.gateway.access.key_text import hash_of, key_of, well_formed
 from services.gateway.bases import catalog_facts
 from services.gateway.catalog import CatalogError, FinetuneDefaults, read_catalog
@@ -44,7 +45,6 @@ from services.gateway.orders import going_on, params_of
 from services.gateway.recommend import Settled, recommend_finetune, recommend_train
 from services.gateway.recommend_rules import DataFacts, ModelFacts
 from services.gateway.timeline import moment, payload_of
-from services.gateway.views import StartedFrom
 from tests.support.jobs import NOON, finished_result, submission
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,9 @@ from services.gateway.http.replies import Reply
 
 Scope = Literal["read", "write", "billing", "admin"]
 Method = Literal["GET", "POST", "PATCH", "DELETE"]
-Tag = Literal["Runs", "Jobs", "Models", "Datasets", "Training", "Billing", "Account", "Platform"]
+Tag = Literal[
+    "Runs", "Jobs", "Models", "Datasets", "Training", "Billing", "Webhooks", "Account", "Platform"
+]
 
 OPERATION = "operation"  # where a route handler carries its declaration
 OVERLAP = timedelta(days=183)  # half a year, promised in docs/compatibility.md

@@ -12,13 +12,14 @@ from libs.bus.rpc import ask
 from libs.contracts.base import Cents, Count, JobType
 from libs.contracts.billing_rpc import QUOTE
 from libs.contracts.scheduler_rpc import CANCEL, AlreadyEnded, CancelJob
+from libs.jobstate.hyperparams import JobHyperparams, hyperparams_view
 from libs.jobstate.state import decode_state, submitted
+from libs.jobstate.view import JobView, ModelName, job_view
 from services.gateway.duration import decode_past, expected_seconds
 from services.gateway.http.errors import ApiError
 from services.gateway.http.operation import operation
 from services.gateway.http.pages import Page, PageQuery, place_of
 from services.gateway.http.replies import Reply, reply
-from services.gateway.hyperparams import JobHyperparams, hyperparams_view
 from services.gateway.job_requests import (
     EstimateRequest,
     JobRequest,
@@ -32,7 +33,6 @@ from services.gateway.ordering import ordered
 from services.gateway.parts import Asked, caller_of, parts_of
 from services.gateway.reading import read_json, read_query
 from services.gateway.submission import Settled, replay_or_generation, submit
-from services.gateway.views import JobView, ModelName, job_view
 
 REMEMBERED = 4096  # jobs of which the JSON is at hand, of some 2 KB each with their state
 ESTIMATE_LIFE = timedelta(hours=1)  # long enough to decide; what is looked at later is asked anew

@@ -9,6 +9,7 @@ from litestar.params import FromPath
 from msgspec import Meta, Struct
 
 from libs.jobstate.state import JobState, decode_state
+from libs.jobstate.view import ModelName
 from services.gateway.bases import own_available, own_model, params_made, weights_of
 from services.gateway.catalog import Catalog, CatalogModel
 from services.gateway.http.errors import not_found
@@ -17,7 +18,6 @@ from services.gateway.http.pages import Page, PageQuery, Place, page, place_of
 from services.gateway.http.replies import Reply, reply
 from services.gateway.parts import Asked, Parts, caller_of, parts_of
 from services.gateway.reading import read_query
-from services.gateway.views import ModelName
 
 Owner = Literal["catalog", "account"]
 

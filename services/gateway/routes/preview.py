@@ -23,6 +23,7 @@ from libs.contracts.trainer_rpc import (
     PreviewRefused,
     PreviewRow,
 )
+from libs.jobstate.view import ModelName
 from services.gateway.bases import find_base, not_available
 from services.gateway.dataset_rows import own_dataset
 from services.gateway.http.errors import ApiError, invalid
@@ -33,7 +34,6 @@ from services.gateway.job_requests import ModelRefText, SeqLen
 from services.gateway.parts import Asked, Parts, caller_of, id_in_path, parts_of
 from services.gateway.reading import read_query
 from services.gateway.recommend_rules import row_length
-from services.gateway.views import ModelName
 
 DEFAULT_ROWS = 5
 LINK = timedelta(minutes=5)  # within which a trainer begins to read
