@@ -34,6 +34,8 @@ from services.gateway.routes import (
     run_submission,
     runs,
     telemetry,
+    webhook_deliveries,
+    webhooks,
 )
 
 ROUTES: Sequence[Any] = (
@@ -51,6 +53,8 @@ ROUTES: Sequence[Any] = (
     *recommend.ROUTES,
     *health.ROUTES,
     *reference.ROUTES,
+    *webhooks.ROUTES,
+    *webhook_deliveries.ROUTES,
     *me.ROUTES,
     *api_keys.ROUTES,
 )

@@ -12,7 +12,7 @@ from services.gateway.http.operation import FormBody, Operation
 from services.gateway.http.problems import PROBLEMS, Code
 from services.gateway.http.schemas import Json, fields_of, schemas_of
 
-VERSION = "1.1.0"
+VERSION = "1.2.0"
 """Of the contract: the middle number grows with what is added, the last with its wording."""
 
 OR_SLUG = {"model_id": ", or its slug in the catalogue"}
@@ -28,6 +28,7 @@ TAGS: Mapping[str, str] = {
     "Datasets": "Data sets that any number of jobs can use.",
     "Training": "Hyperparameters to begin with.",
     "Billing": "The balance, what was spent, and what can be bought.",
+    "Webhooks": "URLs of yours that are told what happens to jobs, as Standard Webhooks has it.",
     "Account": "The account, its settings and its API keys.",
     "Platform": "Whether it is there.",
 }
