@@ -1,27 +1,31 @@
-"""Webhooks over HTTP: made, shown once with their secret, changed, deleted, and rotated."""
+"""Webhooks over HTTP: made, shown once with their secret, changed and deleted."""
 
 import asyncio
-import base64
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import httpx
 import pytest
 
 from deploy.local.s3 import S3Settings
 from services.webhooks.endpoints import MAX_ENDPOINTS
 from tests.integration.gateway_app import Gateway, bearer, decoded, running_gateway
+from tests.integration.webhook_client import (
+    FIELDS,
+    PATH,
+    URL,
+    create,
+    created,
+    error_of,
+    get,
+    key_of,
+    patch,
+    row_of,
+)
 from tests.support.stack import Database, Nats
 
-PATH = "/v1/webhooks"
-URL = "https://hooks.example.com/tuneyard?of=me"
-FIELDS = {
-    *("id", "url", "description", "event_types", "enabled", "disabled_reason", "disabled_at"),
-    *("failing_since", "held_until", "created_at", "updated_at"),
-}
 DAY = timedelta(hours=24)
 
 
@@ -43,55 +47,6 @@ async def mine(gateway: Gateway) -> dict[str, str]:
 @pytest.fixture
 async def other(gateway: Gateway) -> dict[str, str]:
     return bearer((await gateway.account(cents=0))[1])
-
-
-async def create(
-    gateway: Gateway, headers: dict[str, str], key: str | None = None, **body: Any
-) -> httpx.Response:
-    keyed = headers | ({"Idempotency-Key": key} if key else {})
-    return await gateway.client.post(PATH, headers=keyed, json={"url": URL} | body)
-
-
-async def created(gateway: Gateway, headers: dict[str, str], **body: Any) -> Any:
-    answer = await create(gateway, headers, **body)
-    assert answer.status_code == 201, answer.text
-    return decoded(answer)
-
-
-async def get(gateway: Gateway, headers: dict[str, str], path: str, **query: Any) -> Any:
-    answer = await gateway.client.get(path, headers=headers, params=query)
-    assert answer.status_code == 200, answer.text
-    return decoded(answer)
-
-
-async def patch(
-    gateway: Gateway, headers: dict[str, str], webhook_id: str, **body: Any
-) -> httpx.Response:
-    return await gateway.client.patch(f"{PATH}/{webhook_id}", headers=headers, json=body)
-
-
-async def rotate(
-    gateway: Gateway, headers: dict[str, str], webhook_id: str, key: str | None = None
-) -> httpx.Response:
-    keyed = headers | ({"Idempotency-Key": key} if key else {})
-    return await gateway.client.post(f"{PATH}/{webhook_id}/rotate-secret", headers=keyed)
-
-
-async def row_of(gateway: Gateway, webhook_id: str) -> Any:
-    return await gateway.admin.fetchrow(
-        "SELECT * FROM webhooks.endpoint WHERE id = $1", UUID(webhook_id)
-    )
-
-
-def key_of(secret: str) -> bytes:
-    assert secret.startswith("whsec_")
-    return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-
-
-def error_of(answer: httpx.Response, status: int, code: str) -> str:
-    assert (answer.status_code, decoded(answer)["error"]["code"]) == (status, code), answer.text
-    message: str = decoded(answer)["error"]["message"]
-    return message
 
 
 async def test_a_webhook_is_made_with_a_secret_that_is_shown_once(
@@ -172,73 +127,6 @@ async def test_a_webhook_can_not_be_led_elsewhere_than_it_could_be_made(
 
     assert error_of(refused, 422, "validation_failed").startswith("url: ")
     assert (await get(gateway, mine, f"{PATH}/{made['id']}"))["url"] == URL
-
-
-async def test_the_same_request_under_one_key_makes_one_webhook_and_tells_its_secret_again(
-    gateway: Gateway, mine: dict[str, str]
-) -> None:
-    first = await create(gateway, mine, "a", description="one")
-    await rotate(gateway, mine, decoded(first)["id"])
-    again = await create(gateway, mine, '"a"', description="one")
-    conflict = await create(gateway, mine, "a", description="another")
-
-    assert again.status_code == first.status_code == 201
-    assert again.content == first.content
-    assert "idempotency-replayed" not in first.headers
-    assert again.headers["idempotency-replayed"] == "true"
-    error_of(conflict, 409, "idempotency_conflict")
-    assert len((await get(gateway, mine, PATH))["data"]) == 1
-
-
-async def test_a_key_stands_for_one_operation_of_one_account(
-    gateway: Gateway, mine: dict[str, str], other: dict[str, str]
-) -> None:
-    made = decoded(await create(gateway, mine, "a"))
-    theirs = await create(gateway, other, "a")
-    rotated = await rotate(gateway, mine, made["id"], "a")
-
-    assert theirs.status_code == 201
-    assert "idempotency-replayed" not in theirs.headers
-    assert decoded(theirs)["secret"] != made["secret"]
-    error_of(rotated, 409, "idempotency_conflict")
-
-
-@pytest.mark.parametrize("key", ["first", "second", "third"])
-async def test_many_equal_requests_at_once_make_one_webhook(
-    gateway: Gateway, mine: dict[str, str], key: str
-) -> None:
-    await asyncio.gather(*(created(gateway, mine) for _ in range(8)))  # all connections are open
-    before = len((await get(gateway, mine, PATH))["data"])
-
-    answers = await asyncio.gather(*(create(gateway, mine, key) for _ in range(16)))
-
-    assert {answer.status_code for answer in answers} == {201}
-    assert len({answer.content for answer in answers}) == 1
-    fresh = [answer for answer in answers if "idempotency-replayed" not in answer.headers]
-    assert len(fresh) == 1
-    assert len((await get(gateway, mine, PATH))["data"]) == before + 1
-
-
-async def test_a_refused_request_is_not_remembered(gateway: Gateway, mine: dict[str, str]) -> None:
-    refused = await create(gateway, mine, "a", url="https://127.0.0.1/")
-    mended = await create(gateway, mine, "a")
-
-    assert (refused.status_code, mended.status_code) == (422, 201)
-
-
-async def test_a_key_is_free_again_after_a_day(gateway: Gateway, mine: dict[str, str]) -> None:
-    first = await create(gateway, mine, "a")
-    try:
-        gateway.clock.ahead = DAY - timedelta(minutes=1)
-        within = await create(gateway, mine, "a")
-        gateway.clock.ahead = DAY + timedelta(minutes=1)
-        after = await create(gateway, mine, "a")
-    finally:
-        gateway.clock.ahead = timedelta()
-
-    assert within.content == first.content
-    assert after.status_code == 201
-    assert decoded(after)["id"] != decoded(first)["id"]
 
 
 async def test_an_account_has_so_many_webhooks_and_no_more(
@@ -357,54 +245,6 @@ async def test_what_an_old_url_did_is_not_held_against_a_new_one(
     assert described["failing_since"]
     assert described["held_until"]
     assert moved["failing_since"] is moved["held_until"] is None
-
-
-async def test_a_rotation_keeps_the_old_secret_for_a_day_and_happens_once_under_a_key(
-    gateway: Gateway, mine: dict[str, str]
-) -> None:
-    made = await created(gateway, mine)
-    before = gateway.clock.now()
-
-    rotated = await rotate(gateway, mine, made["id"], "r")
-    again = await rotate(gateway, mine, made["id"], "r")
-
-    assert rotated.status_code == 200, rotated.text
-    assert again.content == rotated.content
-    assert again.headers["idempotency-replayed"] == "true"
-    new = decoded(rotated)
-    assert set(new) == FIELDS | {"secret"}
-    assert new["secret"] != made["secret"]
-    row = await row_of(gateway, made["id"])
-    assert row["secret"] == key_of(new["secret"])
-    assert row["previous_secret"] == key_of(made["secret"])
-    assert before + DAY <= row["previous_until"] <= gateway.clock.now() + DAY
-
-
-async def test_many_rotations_at_once_under_one_key_are_one(
-    gateway: Gateway, mine: dict[str, str]
-) -> None:
-    """Else the secret that a receiver has would be forgotten while it still checks with it."""
-    made = await created(gateway, mine)
-
-    answers = await asyncio.gather(*(rotate(gateway, mine, made["id"], "r") for _ in range(8)))
-
-    assert len({answer.content for answer in answers}) == 1
-    row = await row_of(gateway, made["id"])
-    assert row["previous_secret"] == key_of(made["secret"])
-
-
-async def test_a_second_rotation_ends_the_first_secret(
-    gateway: Gateway, mine: dict[str, str]
-) -> None:
-    made = await created(gateway, mine)
-    second = decoded(await rotate(gateway, mine, made["id"]))
-    third = decoded(await rotate(gateway, mine, made["id"]))
-
-    row = await row_of(gateway, made["id"])
-
-    assert row["secret"] == key_of(third["secret"])
-    assert row["previous_secret"] == key_of(second["secret"])
-    assert len({made["secret"], second["secret"], third["secret"]}) == 3
 
 
 async def test_a_deleted_webhook_is_gone_with_its_deliveries(

@@ -6,13 +6,11 @@ until then the matrix fails and says so.
 """
 
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
-import nats
 import pytest
 from msgspec import Struct
 
@@ -289,36 +287,6 @@ def _ids(schema: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
         found += [name] if name.endswith("_id") else []
         found += [f"{name}.{inner}" for inner in _ids(of, document)]
     return found
-
-
-class Wiretap:
-    """Every question between services, as it was asked."""
-
-    def __init__(self, client: Any, gateway: Gateway) -> None:
-        self._client = client
-        self._gateway = gateway
-        self._heard: list[tuple[str, str]] = []
-
-    async def hear(self, message: Any) -> None:
-        self._heard.append((message.subject, message.data.decode()))
-
-    async def heard(self) -> list[tuple[str, str]]:
-        """Subject and text of what was asked since the last call."""
-        await self._gateway.parts.broker.ping(timeout=5)  # whatever it has sent is with the server
-        await self._client.flush()
-        heard, self._heard = self._heard, []
-        return heard
-
-
-@asynccontextmanager
-async def tapped(url: str, gateway: Gateway) -> AsyncIterator[Wiretap]:
-    client = await nats.connect(url)
-    tap = Wiretap(client, gateway)
-    await client.subscribe("rpc.>", cb=tap.hear)
-    try:
-        yield tap
-    finally:
-        await client.close()
 
 
 ROWS_SQL = """
