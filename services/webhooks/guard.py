@@ -9,6 +9,7 @@ something else. Redirects are not followed (`services.webhooks.outbound`).
 import errno
 import re
 import socket
+from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
@@ -56,6 +57,7 @@ CLOSED_V6 = tuple(
         "3fff::/20",  # documentation
     )
 )
+LOOPBACK_V6 = IPv6Address("::1")
 ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 """The upper half of an interface identifier whose lower half is an IPv4 address (RFC 5214)."""
 
@@ -96,6 +98,13 @@ def address_allowed(address: IpAddress) -> bool:
     return not any(address in network for network in CLOSED_V6)
 
 
+def is_loopback(address: IpAddress) -> bool:
+    """Itself: not what is mapped to it, and not one that names an interface."""
+    if isinstance(address, IPv4Address):
+        return address.is_loopback
+    return address == LOOPBACK_V6 and address.scope_id is None
+
+
 @lru_cache(maxsize=REMEMBERED)
 def refusal(url: str, *, allow_loopback: bool) -> str | None:
     """Why nothing can be sent to ``url``, as a sentence for its owner; None when it can.
@@ -128,7 +137,7 @@ def _host_refusal(host: str, *, allow_loopback: bool) -> str | None:
             address = ip_address(host)
         except ValueError:
             return "Write an IP address in its usual form, or better a name."
-        allowed = address_allowed(address) or (allow_loopback and address.is_loopback)
+        allowed = address_allowed(address) or (allow_loopback and is_loopback(address))
         return None if allowed else NOT_PUBLIC
     if allow_loopback and host == "localhost":
         return None
@@ -152,10 +161,16 @@ class Gate:
     ``opened`` and ``refused`` count, so that tests can tell a refused address from a closed port.
     """
 
-    def __init__(self, *, allow_loopback: bool) -> None:
+    def __init__(
+        self,
+        *,
+        allow_loopback: bool,
+        allowed: Callable[[IpAddress], bool] = address_allowed,
+    ) -> None:
         self.allow_loopback = allow_loopback
         self.opened = 0
         self.refused = 0
+        self._allowed = allowed
 
     def make_socket(
         self,
@@ -171,8 +186,8 @@ class Gate:
         family, kind, protocol, _, dialled = target
         address = ip_address(str(dialled[0]))
         zone = len(dialled) == 4 and dialled[3] != 0
-        local = self.allow_loopback and address.is_loopback
-        if zone or not (address_allowed(address) or local):
+        local = self.allow_loopback and is_loopback(address)
+        if zone or not (self._allowed(address) or local):
             self.refused += 1
             raise AddressRefused(errno.EACCES, NOT_PUBLIC)
         self.opened += 1

@@ -25,6 +25,7 @@ AGAIN_AFTER = 0.5  # seconds, when PostgreSQL does not answer; the claims lapse 
 AWAY = (
     OSError,  # a timeout is one as well
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what a use meets whose connection breaks at that moment
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,

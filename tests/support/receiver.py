@@ -117,9 +117,9 @@ class Receiver:
         return answer
 
     @asynccontextmanager
-    async def serving(self, host: str = "127.0.0.1") -> AsyncIterator["Receiver"]:
+    async def serving(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator["Receiver"]:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Connection(self), host, 0, backlog=1_000)
+        server = await loop.create_server(lambda: _Connection(self), host, port, backlog=1_000)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self

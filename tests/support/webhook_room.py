@@ -1,6 +1,7 @@
 """The webhooks service's parts in this process: a database, a clock that tests move, a sender."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -10,19 +11,19 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
-from aiohttp.abc import AbstractResolver
 from msgspec import Struct
 
 from libs.contracts.base import Envelope, Event
 from libs.eventlog.append import append_in
 from libs.eventlog.connection import Connection, Pool, connect, create_pool
-from libs.eventlog.record import Append, Head, Record, records_after
+from libs.eventlog.record import AlreadyHandled, Append, Head, Record, records_after
 from libs.jobstate.notice import NOTICE_TYPES
 from libs.jobstate.state import JobState, fold, job_stream, row_of
 from services.webhooks.guard import Gate
 from services.webhooks.handlers import Desk, record
 from services.webhooks.outbound import outbound
-from services.webhooks.resolver import Resolver
+from services.webhooks.outcomes import AWAY
+from services.webhooks.resolver import LookUp, Resolver, look_up
 from services.webhooks.sender import Means, Sender
 from tests.support.jobs import Clock, context, first_append, submission
 from tests.support.receiver import Behave, Endpoint, Receiver
@@ -74,6 +75,19 @@ async def append_job(
     return state, sent
 
 
+async def _recorded(desk: Desk, envelope: Envelope, event: Event) -> None:
+    """As the bus does it: what fails is tried again."""
+    while True:
+        try:
+            await record(desk, envelope, event)
+        except AlreadyHandled:
+            return
+        except AWAY:
+            await asyncio.sleep(0.05)
+        else:
+            return
+
+
 class Room(Struct, kw_only=True):
     """``sql`` may do anything; ``pool`` is what webhooks may do."""
 
@@ -84,7 +98,7 @@ class Room(Struct, kw_only=True):
     receiver: Receiver
     gate: Gate
     account_id: UUID
-    resolver: AbstractResolver | None = None
+    look_up: LookUp = look_up
     timeout: float = 15.0
     jitter: float = 0.0
 
@@ -114,14 +128,14 @@ class Room(Struct, kw_only=True):
         desk = Desk(pool=self.pool, now=lambda: self.clock.now, new_id=uuid4, recorded=lambda: None)
         told = [(envelope, event) for envelope, event in sent if type(event) in NOTICE_TYPES]
         for envelope, event in told:
-            await record(desk, envelope, event)
+            await _recorded(desk, envelope, event)
         return [envelope for envelope, _ in told]
 
     @asynccontextmanager
     async def sender(self) -> AsyncIterator[Sender]:
         now = lambda: self.clock.now  # noqa: E731
         async with (
-            outbound(self.gate, self.resolver or Resolver(), now, timeout=self.timeout) as client,
+            outbound(self.gate, Resolver(self.look_up), now, timeout=self.timeout) as client,
             Sender(
                 Means(
                     pool=self.pool,
@@ -133,6 +147,25 @@ class Room(Struct, kw_only=True):
             ) as sender,
         ):
             yield sender
+
+    async def ping(self, endpoint: UUID, payload: bytes) -> None:
+        """What a test of the endpoint puts into the queue."""
+        await self.sql.execute(
+            "INSERT INTO webhooks.delivery (id, endpoint_id, event_id, event_type, status, step,"
+            " attempts, next_at, created_at, payload)"
+            " VALUES ($1, $2, $3, 'ping', 'pending', 0, 0, $4, $4, $5)",
+            uuid4(),
+            endpoint,
+            uuid4(),
+            self.clock.now,
+            payload,
+        )
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async def read() -> bool:
+            return holds()
+
+        await eventually(read, bool)
 
     async def settled(self) -> None:
         """Until nothing is due and nothing is claimed at this moment of the clock."""
