@@ -3,6 +3,7 @@
 import os
 import random
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from uuid import uuid4
@@ -18,7 +19,7 @@ from libs.observability.logs import configure_logs
 from libs.settings import decode_settings
 from services.webhooks.guard import Gate
 from services.webhooks.handlers import Desk, record
-from services.webhooks.outbound import outbound
+from services.webhooks.outbound import TIMEOUT, outbound
 from services.webhooks.resolver import Resolver
 from services.webhooks.retention import trim
 from services.webhooks.sender import Means, Sender
@@ -28,18 +29,18 @@ POOL_SIZE = 8  # one claims, one writes outcomes; the others record events and a
 TRIM_EVERY = 600.0  # seconds
 
 
-def now() -> datetime:
+def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-async def main() -> None:
+async def main(now: Callable[[], datetime] = utc_now, timeout: float = TIMEOUT) -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("webhooks", settings.log_level)
     broker = make_broker(settings.nats_url)
     gate = Gate(allow_loopback=settings.allow_loopback)
     async with (
         database(settings.database_url, size=POOL_SIZE) as pool,
-        outbound(gate, Resolver(), now) as client,
+        outbound(gate, Resolver(), now, timeout=timeout) as client,
         Sender(
             Means(pool=pool, client=client, now=now, monotonic=time.monotonic, chance=random.random)
         ) as sender,
