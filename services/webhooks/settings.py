@@ -8,5 +8,5 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     database_url: str
     nats_url: str
-    allow_loopback: bool = False
     log_level: str = "info"
+    allow_loopback: bool = False
