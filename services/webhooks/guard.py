@@ -113,7 +113,8 @@ def refusal(url: str, *, allow_loopback: bool) -> str | None:
     """
     if not VISIBLE.fullmatch(url) or "\\" in url:
         return (
-            "Spaces, control and other non-ASCII characters must be percent-encoded (xn-- names)."
+            "A URL has visible ASCII characters only: percent-encode what else is in its path, and"
+            " write a name with other letters in its xn-- form."
         )
     try:
         parsed = URL(url)

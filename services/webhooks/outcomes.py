@@ -7,7 +7,7 @@ is decided again.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 from uuid import UUID
 
@@ -33,27 +33,27 @@ AWAY = (
 """PostgreSQL restarts, or has no room just now; it would have taken the outcomes. A ValueError
 among them is a value that asyncpg can't send."""
 
-PROGRESS_SQL = """
-SELECT id, status, step, attempts, next_at, delivered_at FROM webhooks.delivery
-WHERE id = ANY ($1::uuid[]) ORDER BY id FOR NO KEY UPDATE
+STATE_SQL = """
+SELECT d.id, d.status, d.step, d.attempts, d.next_at, d.delivered_at,
+    e.id AS endpoint_id, e.enabled, e.disabled_reason, e.disabled_at, e.failing_since, e.held_until
+FROM webhooks.delivery d JOIN webhooks.endpoint e ON e.id = d.endpoint_id
+WHERE d.id = ANY ($1::uuid[]) ORDER BY d.id FOR NO KEY UPDATE OF d
 """
-HEALTH_SQL = """
-SELECT id, enabled, disabled_reason, disabled_at, failing_since, held_until
-FROM webhooks.endpoint WHERE id = ANY ($1::uuid[])
-"""
-DELIVERY_SQL = """
-UPDATE webhooks.delivery AS d
-SET status = new.status, step = new.step, attempts = new.attempts, next_at = new.next_at,
-    delivered_at = new.delivered_at
-FROM unnest($1::uuid[], $2::text[], $3::int[], $4::int[], $5::timestamptz[], $6::timestamptz[])
-    AS new (id, status, step, attempts, next_at, delivered_at)
-WHERE d.id = new.id
-"""
-ATTEMPT_SQL = """
+# One statement, because a group waits for every way to the server and back.
+WRITE_SQL = """
+WITH written AS (
+    UPDATE webhooks.delivery AS d
+    SET status = new.status, step = new.step, attempts = new.attempts, next_at = new.next_at,
+        delivered_at = new.delivered_at
+    FROM unnest($1::uuid[], $2::text[], $3::int[], $4::int[], $5::timestamptz[],
+                $6::timestamptz[])
+        AS new (id, status, step, attempts, next_at, delivered_at)
+    WHERE d.id = new.id
+)
 INSERT INTO webhooks.attempt
     (delivery_id, number, started_at, latency_ms, status_code, error, response)
-SELECT * FROM unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::int[], $5::int[], $6::text[],
-                     $7::text[])
+SELECT * FROM unnest($7::uuid[], $8::int[], $9::timestamptz[], $10::int[], $11::int[],
+                     $12::text[], $13::text[])
 """
 ENDPOINT_SQL = """
 UPDATE webhooks.endpoint
@@ -63,7 +63,7 @@ WHERE id = $1 AND enabled = $7 AND failing_since IS NOT DISTINCT FROM $8
     AND held_until IS NOT DISTINCT FROM $9
 """
 
-S = TypeVar("S")
+S = TypeVar("S", Progress, Health)
 
 logger = structlog.get_logger()
 
@@ -134,14 +134,9 @@ class Outcomes:
 
 async def settle(connection: Connection, group: Sequence[Outcome]) -> None:
     """In the caller's transaction. Raises Changed."""
-    ids = [outcome.delivery_id for outcome in group]
-    progress = {row["id"]: _of(Progress, row) for row in await connection.fetch(PROGRESS_SQL, ids)}
-    before = {
-        row["id"]: _of(Health, row)
-        for row in await connection.fetch(
-            HEALTH_SQL, list({outcome.endpoint_id for outcome in group})
-        )
-    }
+    rows = await connection.fetch(STATE_SQL, [outcome.delivery_id for outcome in group])
+    progress = {row["id"]: _of(Progress, row) for row in rows}
+    before = {row["endpoint_id"]: _of(Health, row) for row in rows}
     health, attempts = dict(before), []
     for outcome in group:
         delivery, endpoint = outcome.delivery_id, outcome.endpoint_id
@@ -153,8 +148,8 @@ async def settle(connection: Connection, group: Sequence[Outcome]) -> None:
         attempts.append(_attempt_row(delivery, progress[delivery].attempts, outcome.attempted))
     if not attempts:
         return
-    await connection.execute(DELIVERY_SQL, *_columns([_row(*one) for one in progress.items()]))
-    await connection.execute(ATTEMPT_SQL, *_columns(attempts))
+    changed = [(delivery, *astuple(after)) for delivery, after in progress.items()]
+    await connection.execute(WRITE_SQL, *_columns(changed), *_columns(attempts))
     for endpoint in sorted(health):
         if health[endpoint] != before[endpoint]:
             await _change(connection, endpoint, before[endpoint], health[endpoint])
@@ -179,12 +174,8 @@ async def _change(connection: Connection, endpoint: UUID, before: Health, after:
         logger.info("endpoint disabled", endpoint=str(endpoint), reason=after.disabled_reason)
 
 
-def _of(struct: Callable[..., S], row: asyncpg.Record) -> S:
-    return struct(**{name: value for name, value in row.items() if name != "id"})
-
-
-def _row(id_: UUID, progress: Progress) -> tuple[object, ...]:
-    return (id_, *astuple(progress))
+def _of(struct: type[S], row: asyncpg.Record) -> S:
+    return struct(**{name: row[name] for name in struct.__struct_fields__})
 
 
 def _attempt_row(delivery_id: UUID, number: int, attempted: Attempted) -> tuple[object, ...]:

@@ -8,6 +8,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -37,7 +38,7 @@ class Resolver(AbstractResolver):
         if (asked := self._asked.get(host)) is None:
             loop = asyncio.get_running_loop()
             asked = self._asked[host] = loop.run_in_executor(self._threads, self._ask, host)
-            asked.add_done_callback(lambda _: self._asked.pop(host))
+            asked.add_done_callback(partial(self._forget, host))
         # A thread can't be called back: who gives up leaves the question to whoever asks next.
         return [
             ResolveResult(
@@ -50,6 +51,11 @@ class Resolver(AbstractResolver):
             )
             for found, _, protocol, _, address in await asyncio.shield(asked)
         ]
+
+    def _forget(self, host: str, asked: asyncio.Future[list[tuple[Any, ...]]]) -> None:
+        del self._asked[host]
+        if not asked.cancelled():
+            asked.exception()  # whoever asked may have given up long ago
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -12,12 +12,12 @@ BATCH = 1_000  # rows a statement: some ten milliseconds, during which nobody wa
 TRIM_DELIVERIES_SQL = """
 DELETE FROM webhooks.delivery WHERE id = ANY (ARRAY(
     SELECT id FROM webhooks.delivery WHERE created_at < $1
-    ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED))
+    LIMIT $2 FOR UPDATE SKIP LOCKED))
 """
 TRIM_NOTIFICATIONS_SQL = """
 DELETE FROM webhooks.notification WHERE event_id = ANY (ARRAY(
     SELECT event_id FROM webhooks.notification WHERE occurred_at < $1
-    ORDER BY occurred_at LIMIT $2 FOR UPDATE SKIP LOCKED))
+    LIMIT $2 FOR UPDATE SKIP LOCKED))
 """
 
 

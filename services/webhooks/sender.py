@@ -22,7 +22,7 @@ from services.webhooks.outbound import Client, Reply, post
 from services.webhooks.outcomes import Outcome, Outcomes
 from services.webhooks.signing import signed_headers
 
-IN_FLIGHT = 1_024  # requests of one process, each up to 100 KB with its connection and its buffers
+IN_FLIGHT = 1_024  # deliveries of one process, each up to 100 KB with its connection and buffers
 FAILING_IN_FLIGHT = IN_FLIGHT // 2  # whoever hangs shares one half with the others who do
 PINGS_IN_FLIGHT = 64  # each of them is asked for by somebody who waits for it
 POLL = 1.0  # seconds; for what falls due, and what other replicas have recorded
@@ -91,43 +91,42 @@ class Sender:
     async def _claim(self) -> None:
         self._news.clear()
         for claimed in await claim(self._means.pool, self._busy, self._room(), self._means.now()):
-            self._count(claimed, 1)
+            self._enter(claimed)
             task = asyncio.create_task(self._attempt(claimed))
             self._attempts.add(task)
             task.add_done_callback(self._attempts.discard)
 
     def _room(self) -> Room:
-        deliveries = len(self._attempts) - self._pings
         return Room(
-            deliveries=IN_FLIGHT - deliveries,
+            deliveries=max(IN_FLIGHT - len(self._attempts), 0),
             failing_endpoints=max(FAILING_IN_FLIGHT - self._failing, 0) // AT_ONCE_FAILING,
-            pings=PINGS_IN_FLIGHT - self._pings,
+            pings=max(PINGS_IN_FLIGHT - self._pings, 0),
         )
 
-    def _count(self, claimed: Claimed, change: int) -> None:
+    def _enter(self, claimed: Claimed) -> None:
         if claimed.ping:
-            self._pings += change
+            self._pings += 1
             return
-        self._failing += change * claimed.failing
-        self._busy[claimed.endpoint_id] += change
+        self._failing += claimed.failing
+        self._busy[claimed.endpoint_id] += 1
+
+    def _leave(self, claimed: Claimed) -> None:
+        self.wake()  # there is room for another
+        if claimed.ping:
+            self._pings -= 1
+            return
+        self._failing -= claimed.failing
+        self._busy[claimed.endpoint_id] -= 1
         if not self._busy[claimed.endpoint_id]:
             del self._busy[claimed.endpoint_id]
 
     async def _attempt(self, claimed: Claimed) -> None:
-        started_at, began = self._means.now(), self._means.monotonic()
+        in_flight = True
         try:
-            reply = await self._reply_to(claimed, started_at)
-            attempted = Attempted(
-                claimed_until=claimed.until,
-                ping=claimed.ping,
-                started_at=started_at,
-                ended_at=self._means.now(),
-                latency_ms=round((self._means.monotonic() - began) * 1_000),
-                status_code=reply.status_code,
-                error=reply.error,
-                response=reply.response,
-                retry_after=reply.retry_after,
-            )
+            attempted = await self._made(claimed)
+            if attempted.accepted:  # a failure makes no room before claims know of it
+                in_flight = False
+                self._leave(claimed)
             await self._outcomes.write(
                 Outcome(
                     delivery_id=claimed.id,
@@ -137,8 +136,23 @@ class Sender:
                 )
             )
         finally:
-            self._count(claimed, -1)
-            self.wake()  # there is room for another
+            if in_flight:
+                self._leave(claimed)
+
+    async def _made(self, claimed: Claimed) -> Attempted:
+        started_at, began = self._means.now(), self._means.monotonic()
+        reply = await self._reply_to(claimed, started_at)
+        return Attempted(
+            claimed_until=claimed.until,
+            ping=claimed.ping,
+            started_at=started_at,
+            ended_at=self._means.now(),
+            latency_ms=round((self._means.monotonic() - began) * 1_000),
+            status_code=reply.status_code,
+            error=reply.error,
+            response=reply.response,
+            retry_after=reply.retry_after,
+        )
 
     async def _reply_to(self, claimed: Claimed, now: datetime) -> Reply:
         if claimed.payload is None:

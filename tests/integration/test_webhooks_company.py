@@ -10,12 +10,14 @@ from uuid import uuid4
 
 import pytest
 
+from libs.eventlog.connection import connect
 from services.webhooks.claims import AT_ONCE, AT_ONCE_FAILING, CLAIM, claim
 from services.webhooks.claims import Room as Space
 from services.webhooks.model import GIVE_UP_ENDPOINT, PAUSE
 from services.webhooks.resolver import look_up
 from tests.support.receiver import Answer, Request, always
 from tests.support.stack import Database
+from tests.support.waiting import eventually
 from tests.support.webhook_room import Room, webhook_room
 
 HANGING = 10
@@ -211,3 +213,23 @@ async def test_one_account_hears_nothing_of_another(room: Room) -> None:
         await room.settled()
     assert ours.count == 1
     assert list(theirs.accepted) == [str(told.event_id)]
+
+
+async def test_what_another_sender_changed_of_an_endpoint_meanwhile_is_decided_on_anew(
+    room: Room,
+) -> None:
+    id_, _ = await room.endpoint("/changed", always(500))
+    await room.happen()
+    held_until = room.clock.now + timedelta(hours=1)
+    other = await connect(room.database.admin_dsn)
+    async with room.sender():
+        async with other.transaction():
+            await other.execute("UPDATE webhooks.endpoint SET held_until = $1", held_until)
+            waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            waits += " AND datname = current_database()"
+            await eventually(lambda: room.sql.fetchval(waits), bool)
+        await room.settled()
+    await other.close()
+    health = await room.health(id_)
+    assert (health["held_until"], health["failing_since"]) == (held_until, room.clock.now)
+    assert [row["number"] for row in await room.attempts(id_)] == [1]

@@ -79,6 +79,19 @@ def only_outside() -> Gate:
     return Gate(allow_loopback=False, allowed=lambda address: address == ip_address("127.0.0.2"))
 
 
+async def test_an_endpoint_from_before_the_rules_is_judged_before_each_attempt(room: Room) -> None:
+    room.gate = only_outside()
+    room.look_up = answers("127.0.0.2")
+    outside = Receiver()
+    async with outside.serving("127.0.0.2"):
+        await room.endpoint("/", always(), url=f"http://a.example.com:{outside.port}/")
+        await room.happen()
+        async with room.sender():
+            await room.settled()
+    assert await errors(room) == ["The URL must begin with https://."]
+    assert (outside.connections, room.gate.opened) == (0, 0)
+
+
 async def test_a_name_with_addresses_inside_and_outside_is_dialled_outside_alone(
     room: Room,
 ) -> None:

@@ -102,5 +102,27 @@ async def test_a_killed_service_loses_no_event(
     assert endpoint.forged == 0
 
 
+async def test_a_service_that_is_told_to_stop_leaves_in_time_and_what_hung_comes_again(
+    operator: NatsBroker,
+    nats_server: Nats,
+    database: Database,
+    room: Room,
+    settings: dict[str, str],
+) -> None:
+    id_, endpoint = await room.endpoint("/hangs", always(ends="never"))
+    async with relaying(database, nats_server):
+        async with running("webhooks", settings, operator):  # asserts that it leaves in time
+            await append_job(room.sql, room.account_id, datetime.now(UTC))
+            await room.until(lambda: endpoint.in_flight == 1)
+        [delivery] = await room.deliveries(id_)
+        assert (delivery["status"], delivery["attempts"]) == ("pending", 0)
+        endpoint.behave = always()
+        await room.sql.execute(
+            "UPDATE webhooks.delivery SET next_at = now() WHERE endpoint_id = $1", id_
+        )
+        async with running("webhooks", settings, operator):
+            await room.until(lambda: len(endpoint.accepted) == 1)
+
+
 async def _length(of: object) -> int:
     return len(of)  # type: ignore[arg-type]

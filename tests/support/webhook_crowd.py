@@ -11,9 +11,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import nats
 from msgspec import Struct
 
+from deploy.local.nats import OPERATOR
 from deploy.local.program import clean_environment
+from libs.bus.streams import NUDGE
 from libs.eventlog.append import statement
 from libs.eventlog.connection import Connection, connect
 from services.webhooks.model import GIVE_UP_ENDPOINT
@@ -75,15 +78,17 @@ class Place(Struct, kw_only=True):
     """Services as processes over real servers; ``timeout`` is their patience, in seconds of 15."""
 
     servers: Servers
-    nats: Nats
+    bus: Nats
     database: Database
     folder: Path
     clock: MovedClock
     receiver: Receiver
     sql: Connection
+    log: Connection
     account_id: UUID
     timeout: float
     processes: dict[str, asyncio.subprocess.Process] = {}
+    nudger: nats.NATS | None = None
 
     async def start(self, name: str) -> None:
         """``relay``, or ``webhooks`` and whatever begins so."""
@@ -96,7 +101,7 @@ class Place(Struct, kw_only=True):
                 env=clean_environment()
                 | {
                     "TUNEYARD_DATABASE_URL": self.database.dsn(role),
-                    "TUNEYARD_NATS_URL": self.nats.url(role),
+                    "TUNEYARD_NATS_URL": self.bus.url(role),
                     "TEST_CLOCK": str(self.clock.file),
                     "TEST_TIMEOUT": str(self.timeout),
                 }
@@ -127,17 +132,21 @@ class Place(Struct, kw_only=True):
     async def append(self, events: int) -> list[str]:
         """Submissions into the log, as fast as it takes them; the ids of their events."""
         ids: list[str] = []
-        sql_ = await connect(self.database.admin_dsn)
         for first in range(0, events, GROUP):
             appends = [
                 first_append(uuid4(), self.account_id, submission(), datetime.now(UTC))[0]
                 for _ in range(min(GROUP, events - first))
             ]
-            statement_, values = statement(appends)
-            await sql_.fetch(statement_, *values)
+            sql, values = statement(appends)
+            await self.log.fetch(sql, *values)
             ids += [str(append.records[0].event_id) for append in appends]
-        await sql_.close()
         return ids
+
+    async def nudge(self) -> None:
+        """As whoever appends does, so that the relay need not look by itself."""
+        if self.nudger is None:
+            self.nudger = await nats.connect(self.bus.url(OPERATOR))
+        await self.nudger.publish(NUDGE)
 
     async def skip(self, members: Sequence[Member]) -> None:
         """Move time until all deliveries to these are due, also those that a dead process had
@@ -154,20 +163,21 @@ class Place(Struct, kw_only=True):
 
 @asynccontextmanager
 async def webhook_place(
-    servers: Servers, nats: Nats, database: Database, folder: Path, *, timeout: float
+    servers: Servers, bus: Nats, database: Database, folder: Path, *, timeout: float
 ) -> AsyncIterator[Place]:
     clock = MovedClock(file=folder / "clock")
     clock.file.write_text("0")
-    sql = await connect(database.admin_dsn)
+    sql, log = await connect(database.admin_dsn), await connect(database.admin_dsn)
     async with Receiver(clock.now).serving() as receiver:
         place = Place(
             servers=servers,
-            nats=nats,
+            bus=bus,
             database=database,
             folder=folder,
             clock=clock,
             receiver=receiver,
             sql=sql,
+            log=log,
             account_id=uuid4(),
             timeout=timeout,
         )
@@ -178,7 +188,10 @@ async def webhook_place(
                 if process.returncode is None:
                     process.kill()
                     await process.wait()
+            if place.nudger is not None:
+                await place.nudger.close()
             await sql.close()
+            await log.close()
 
 
 async def crowd(place: Place, kinds: Mapping[str, int]) -> list[Member]:
