@@ -1,0 +1,195 @@
+"""Jobs: grow, tune and shrink models, step by step."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from tuneyard._call import Call, decoded
+from tuneyard._effects import Flow, Response, Sleep
+from tuneyard._method import M, R, Raw, Resource, endpoint, listing, procedure
+from tuneyard.errors import WaitTimeoutError
+from tuneyard.types import (
+    CheckpointLink,
+    ContractHyperparams,
+    Estimate,
+    FinetuneHyperparams,
+    Job,
+    JobDownload,
+    LogPage,
+    MetricPage,
+    Moment,
+    Page,
+    Result,
+    StartFrom,
+    StorageExtension,
+    TrainHyperparams,
+)
+
+JobType = Literal["train", "finetune", "contract"]
+Hyperparams = FinetuneHyperparams | TrainHyperparams | ContractHyperparams | Mapping[str, Any]
+
+ENDED = ("completed", "failed", "cancelled")
+POLL = 2.0  # seconds: shorter than anybody notices, beside jobs of minutes
+EVENTS = 100  # the most that one page may have
+
+_moments = msgspec.json.Decoder(list[Moment])
+
+
+def _timeline(response: Response) -> Page[Moment]:
+    """The array is bare; what follows stands in a header."""
+    following = response.headers.get("x-next-cursor")
+    return Page(
+        data=decoded(_moments, response), next_cursor=following, has_more=following is not None
+    )
+
+
+class Jobs(Resource[M, R]):
+    @property
+    def with_raw_response(self) -> "Jobs[M, Raw]":
+        return Jobs(self._options, self._driver, raw=True)
+
+    @endpoint("POST", "/v1/jobs", key="body")
+    def create(
+        self,
+        *,
+        type: JobType,
+        base_model_id: str | None = None,
+        source_model_id: str | None = None,
+        dataset_id: str | None = None,
+        validation_dataset_id: str | None = None,
+        start_from: StartFrom | None = None,
+        hyperparams: Hyperparams | None = None,
+        label: str | None = None,
+        priority_processing: bool | None = None,
+        idempotency_key: str | None = None,
+    ) -> Call[Job]:
+        """Submit a job: ``train`` grows a model, ``finetune`` adapts it, ``contract`` shrinks it
+        (and needs no data set). The model is named by its UUID or its slug, as ``base_model_id`` or
+        ``source_model_id``, which mean the same. The same ``idempotency_key`` is always the same
+        job; left out, this call has one of its own. Raises InsufficientBalanceError,
+        PaymentRequiredError, ModelNotAvailableError, IdempotencyConflictError."""
+        return Call(
+            body=_job(
+                type=type,
+                base_model_id=base_model_id,
+                source_model_id=source_model_id,
+                dataset_id=dataset_id,
+                validation_dataset_id=validation_dataset_id,
+                start_from=start_from,
+                hyperparams=hyperparams,
+                label=label,
+                priority_processing=priority_processing,
+            ),
+            key=idempotency_key,
+        )
+
+    @endpoint("POST", "/v1/jobs/estimate", repeatable=True)
+    def estimate(
+        self,
+        *,
+        type: JobType,
+        base_model_id: str | None = None,
+        source_model_id: str | None = None,
+        dataset_id: str | None = None,
+        validation_dataset_id: str | None = None,
+        start_from: StartFrom | None = None,
+        hyperparams: Hyperparams | None = None,
+        label: str | None = None,
+        priority_processing: bool | None = None,
+        idempotency_key: str | None = None,
+    ) -> Call[Estimate]:
+        """What a job would cost; takes what `create` takes, and changes nothing."""
+        return Call(
+            body=_job(
+                type=type,
+                base_model_id=base_model_id,
+                source_model_id=source_model_id,
+                dataset_id=dataset_id,
+                validation_dataset_id=validation_dataset_id,
+                start_from=start_from,
+                hyperparams=hyperparams,
+                label=label,
+                priority_processing=priority_processing,
+                idempotency_key=idempotency_key,
+            )
+        )
+
+    @listing("GET", "/v1/jobs")
+    def list(self, *, limit: int | None = None, cursor: str | None = None) -> Call[Page[Job]]:
+        """Newest first; runs are among them. ``limit``: in one page."""
+        return Call(query={"limit": limit, "cursor": cursor})
+
+    @endpoint("GET", "/v1/jobs/{job_id}")
+    def get(self, *, job_id: str) -> Call[Job]:
+        """A job."""
+        return Call(path={"job_id": job_id})
+
+    @endpoint("POST", "/v1/jobs/{job_id}/cancel", repeatable=True)
+    def cancel(self, *, job_id: str) -> Call[Job]:
+        """A queued job ends at once and costs nothing; a running one ends within seconds and costs
+        the share that was done. Raises ConflictError for one that has ended otherwise."""
+        return Call(path={"job_id": job_id})
+
+    @listing("GET", "/v1/jobs/{job_id}/events")
+    def events(
+        self, *, job_id: str, limit: int | None = None, cursor: str | None = None
+    ) -> Call[Page[Moment]]:
+        """A job's timeline, oldest first. ``limit``: in one page."""
+        return Call(
+            path={"job_id": job_id},
+            query={"limit": limit or EVENTS, "cursor": cursor},
+            read=_timeline,
+        )
+
+    @endpoint("GET", "/v1/jobs/{job_id}/metrics")
+    def metrics(self, *, job_id: str, since_step: int | None = None) -> Call[MetricPage]:
+        """Points strictly newer than ``since_step``; pass ``latest_step`` back for the next."""
+        return Call(path={"job_id": job_id}, query={"since_step": since_step})
+
+    @endpoint("GET", "/v1/jobs/{job_id}/logs")
+    def logs(self, *, job_id: str, since: int | None = None) -> Call[LogPage]:
+        """The last lines strictly newer than ``since``; pass ``latest_seq`` back for the next."""
+        return Call(path={"job_id": job_id}, query={"since": since})
+
+    @endpoint("GET", "/v1/jobs/{job_id}/result")
+    def result(self, *, job_id: str) -> Call[Result]:
+        """A completed job's headline result. Raises NotFoundError until there is one."""
+        return Call(path={"job_id": job_id})
+
+    @endpoint("GET", "/v1/jobs/{job_id}/download")
+    def download_links(self, *, job_id: str) -> Call[JobDownload]:
+        """Links to a completed job's files, which work for an hour."""
+        return Call(path={"job_id": job_id})
+
+    @listing("GET", "/v1/jobs/{job_id}/checkpoints")
+    def checkpoints(self, *, job_id: str) -> Call[Page[CheckpointLink]]:
+        """A job's last checkpoints, newest first, with links that work for an hour."""
+        return Call(path={"job_id": job_id})
+
+    @endpoint("POST", "/v1/jobs/{job_id}/extend-storage", key="header")
+    def extend_storage(
+        self, *, job_id: str, idempotency_key: str | None = None
+    ) -> Call[StorageExtension]:
+        """Buy more days for a completed job's files."""
+        return Call(path={"job_id": job_id}, key=idempotency_key)
+
+    @procedure
+    def wait(self, *, job_id: str, timeout: float | None = None, poll: float = POLL) -> Flow[Job]:
+        """Wait until a job has ended, and return it: its ``status`` is ``completed``, ``failed`` or
+        ``cancelled``. Asks every ``poll`` seconds. Raises WaitTimeoutError after ``timeout``
+        seconds; None: never."""
+        seams = self._options.seams
+        begin = seams.monotonic()
+        while True:
+            job = yield from Jobs.get.flow(self._options, job_id=job_id)
+            if job.status in ENDED:
+                return job
+            waited = seams.monotonic() - begin
+            if timeout is not None and waited + poll > timeout:
+                raise WaitTimeoutError(f"job {job_id} is {job.status} after {waited:.0f} s")
+            yield Sleep(poll)
+
+
+def _job(**fields: Any) -> dict[str, Any]:
+    return fields
