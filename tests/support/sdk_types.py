@@ -10,7 +10,7 @@ tags, so a module needs only those before it.
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -29,7 +29,14 @@ MADE = "Made by `just sdk` from the OpenAPI document; what is changed here by ha
 REQUESTS = "requests"
 # The tag of jobs has more than fits into a module.
 APART = {"getJobResult": "results", "getJobMetrics": "telemetry", "getJobLogs": "telemetry"}
-BESIDE = {"page", "streaming"}  # modules of the package that people write
+# Modules of the package that people write, and what they are for.
+BESIDE = {
+    "page": ["Page"],
+    "streaming": [
+        *("StateEvent", "MetricsEvent", "LogEvent", "DoneEvent", "StreamEvent", "WebhookEvent"),
+        *("Notice", "NewPoints", "NewLines"),
+    ],
+}
 
 
 def main() -> None:
@@ -96,7 +103,7 @@ class Types:
 
     def modules(self) -> dict[str, str]:
         names = list(dict.fromkeys(self.module.values()))
-        if taken := BESIDE & set(names):
+        if taken := set(BESIDE) & set(names):
             raise ValueError(f"a tag is called like a module that people write: {taken}")
         texts = {f"{name}.py": self._module(name) for name in names}
         return texts | {"__init__.py": _init({name: self._of(name) for name in names})}
@@ -277,13 +284,13 @@ def _standard_imports(body: str) -> str:
     return "\n".join(lines) + "\n\n"
 
 
-def _init(names: Mapping[str, list[str]]) -> str:
+def _init(names: dict[str, list[str]]) -> str:
     imports = "\n".join(
         f"from tuneyard.types.{module} import {', '.join(sorted(own))}"
-        for module, own in sorted({**names, "page": ["Page"]}.items())
+        for module, own in sorted({**names, **BESIDE}.items())
         if own
     )
-    everything = sorted([*(name for own in names.values() for name in own), "Page"])
+    everything = sorted(name for own in (names | BESIDE).values() for name in own)
     listed = ", ".join(f'"{name}"' for name in everything)
     title = f'"""What requests and answers hold.\n\n{MADE}\n"""'
     return f"{title}\n\n{imports}\n\n__all__ = [{listed},]\n"

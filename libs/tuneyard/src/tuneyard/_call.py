@@ -46,6 +46,7 @@ class Call(Generic[T]):
     body: Mapping[str, Any] | None = None
     form: Form | None = None
     key: str | None = None
+    last_event_id: str | None = None
     read: Callable[[Response], T] | None = None
 
 

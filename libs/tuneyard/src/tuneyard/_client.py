@@ -19,6 +19,7 @@ from tuneyard.resources.models import Models
 from tuneyard.resources.platform import Platform
 from tuneyard.resources.runs import Runs
 from tuneyard.resources.training import Training
+from tuneyard.resources.webhooks import Webhooks
 
 if TYPE_CHECKING:
     import httpx
@@ -104,6 +105,7 @@ class Tuneyard:
         self.platform: Platform[Sync, Plain] = Platform(options, driver)
         self.runs: Runs[Sync, Plain] = Runs(options, driver)
         self.training: Training[Sync, Plain] = Training(options, driver)
+        self.webhooks: Webhooks[Sync, Plain] = Webhooks(options, driver)
 
     @property
     def base_url(self) -> str:
@@ -171,6 +173,7 @@ class AsyncTuneyard:
         self.platform: Platform[Async, Plain] = Platform(options, driver)
         self.runs: Runs[Async, Plain] = Runs(options, driver)
         self.training: Training[Async, Plain] = Training(options, driver)
+        self.webhooks: Webhooks[Async, Plain] = Webhooks(options, driver)
 
     @property
     def base_url(self) -> str:

@@ -5,6 +5,7 @@ once or is to be awaited, and `with_raw_response` whether headers come along. Ty
 `Jobs[Sync, Plain]` and `Jobs[Async, Raw]` are one class, and `__get__` tells them apart.
 """
 
+import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
 from functools import cached_property, wraps
@@ -15,6 +16,7 @@ import msgspec
 from tuneyard._call import Call, KeyPlace, Options, Route, decoded, exchange
 from tuneyard._effects import Emit, Emitting, Flow, Response
 from tuneyard._pages import AsyncPages, Pages
+from tuneyard._stream import follow
 from tuneyard.types import Page
 
 P = ParamSpec("P")
@@ -214,16 +216,16 @@ class Procedure(Generic[P, T]):
         return _bound(method)
 
 
-Emits = Emitting | Iterator[T]
-"""What a streaming function is annotated with: it emits T."""
-
-
 class Streaming(Generic[P, T]):
-    """Results that come one after the other, for as long as they are asked for."""
+    """An operation that goes on saying something, for as long as it is listened to."""
 
-    def __init__(self, make: Callable[Concatenate[Any, P], Emits[T]]) -> None:
-        self.make = make
-        self.__doc__ = make.__doc__
+    def __init__(
+        self, route: Route, describe: Callable[Concatenate[Any, P], Call[T]], *, to_done: bool
+    ) -> None:
+        self.route = route
+        self.describe = describe
+        self.to_done = to_done
+        self.__doc__ = describe.__doc__
 
     @overload
     def __get__(self, one: None, owner: Any) -> "Streaming[P, T]": ...
@@ -235,9 +237,11 @@ class Streaming(Generic[P, T]):
         if one is None:
             return self
 
-        @wraps(self.make)
+        @wraps(self.describe)
         def method(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return one._driver.iterate(self.make(one, *args, **kwargs))
+            call = self.describe(one, *args, **kwargs)
+            flow = follow(one._options, self.route, call, to_done=self.to_done)
+            return one._driver.iterate(flow)
 
         return _bound(method)
 
@@ -259,14 +263,16 @@ def procedure(make: Callable[Concatenate[Any, P], Flow[T]]) -> Procedure[P, T]:
     return Procedure(make)
 
 
-def streaming(make: Callable[Concatenate[Any, P], Emits[T]]) -> Streaming[P, T]:
-    return Streaming(make)
+def streaming(
+    method: str, path: str, *, to_done: bool
+) -> Callable[[Callable[Concatenate[Any, P], Call[T]]], Streaming[P, T]]:
+    """``to_done``: it ends with the event ``done``."""
+    route = Route(method, path)
+    return lambda describe: Streaming(route, describe, to_done=to_done)
 
 
 def _bound(method: Any) -> Any:
     """With a signature that does not name self, for `help` and editors."""
-    import inspect
-
     signature = inspect.signature(method)
     method.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
     return method

@@ -1,13 +1,17 @@
 """Jobs: grow, tune and shrink models, step by step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from tuneyard._call import Call, decoded
+from tuneyard._download import AT_ONCE, Link, Links, Paths, fetch_all
 from tuneyard._effects import Flow, Response, Sleep
-from tuneyard._method import M, R, Raw, Resource, endpoint, listing, procedure
+from tuneyard._form import Progress
+from tuneyard._method import M, R, Raw, Resource, endpoint, listing, procedure, streaming
 from tuneyard.errors import WaitTimeoutError
 from tuneyard.types import (
     CheckpointLink,
@@ -23,9 +27,11 @@ from tuneyard.types import (
     Result,
     StartFrom,
     StorageExtension,
+    StreamEvent,
     TrainHyperparams,
 )
 
+EventName = Literal["state", "metrics", "log", "done"]
 JobType = Literal["train", "finetune", "contract"]
 Hyperparams = FinetuneHyperparams | TrainHyperparams | ContractHyperparams | Mapping[str, Any]
 
@@ -173,6 +179,74 @@ class Jobs(Resource[M, R]):
     ) -> Call[StorageExtension]:
         """Buy more days for a completed job's files."""
         return Call(path={"job_id": job_id}, key=idempotency_key)
+
+    @streaming("GET", "/v1/jobs/{job_id}/stream", to_done=True)
+    def stream(self, *, job_id: str, last_event_id: str | None = None) -> Call[StreamEvent]:
+        """A job's story from its beginning, or behind ``last_event_id``, as it happens: its states,
+        metrics and lines, and ``done``, which is the last. It goes on by itself where a connection
+        broke off. Raises APIConnectionError when the platform stays away for about a minute."""
+        return Call(path={"job_id": job_id}, last_event_id=last_event_id)
+
+    @streaming("GET", "/v1/stream", to_done=False)
+    def stream_all(
+        self, *, types: Sequence[EventName] | None = None, last_event_id: str | None = None
+    ) -> Call[StreamEvent]:
+        """What all jobs of the account say, from now on, or behind ``last_event_id``, and without
+        an end. ``types``: only these."""
+        return Call(query={"types": types}, last_event_id=last_event_id)
+
+    @procedure
+    def download(
+        self,
+        *,
+        job_id: str,
+        dir: str | PathLike[str],
+        names: Sequence[str] | None = None,
+        progress: Progress | None = None,
+        at_once: int = AT_ONCE,
+    ) -> Flow[Paths]:
+        """Fetch a completed job's files, or those of them that are named, into a folder: several at
+        once, each resumed where it broke off, and only taken if its SHA-256 fits.
+        ``progress(done, total)`` is called with bytes, from threads. Raises DownloadError,
+        NotFoundError, PaymentRequiredError."""
+        options = self._options
+
+        def ask() -> Flow[Links]:
+            found = yield from Jobs.download_links.flow(options, job_id=job_id)
+            return [Link(each.name, each.url, each.size_bytes, each.sha256) for each in found.files]
+
+        return fetch_all(
+            options,
+            ask,
+            Path(dir),
+            progress=progress,
+            at_once=at_once,
+            wanted=lambda link: names is None or link.name in names,
+        )
+
+    @procedure
+    def download_checkpoint(
+        self,
+        *,
+        job_id: str,
+        dir: str | PathLike[str],
+        step: int | None = None,
+        progress: Progress | None = None,
+    ) -> Flow[Path]:
+        """Fetch a checkpoint, a tar, into a folder: the newest, or the one of this ``step``. Raises
+        DownloadError, NotFoundError, PaymentRequiredError."""
+        options = self._options
+
+        def ask() -> Flow[Links]:
+            page = yield from Jobs.checkpoints.endpoint.flow(options, job_id=job_id)
+            found = [each for each in page.data if step in (None, each.step)][:1]
+            return [
+                Link(f"checkpoint-{each.step}.tar", each.url, each.size_bytes, each.sha256)
+                for each in found
+            ]
+
+        paths = yield from fetch_all(options, ask, Path(dir), progress=progress, at_once=1)
+        return paths[0]
 
     @procedure
     def wait(self, *, job_id: str, timeout: float | None = None, poll: float = POLL) -> Flow[Job]:

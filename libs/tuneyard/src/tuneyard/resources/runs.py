@@ -1,11 +1,15 @@
 """Runs: one request uploads, validates, prices and queues a fine-tune, paid from the balance."""
 
+from os import PathLike
+from pathlib import Path
+
 import msgspec
 
 from tuneyard._call import Call, decoded
-from tuneyard._effects import Response
+from tuneyard._download import AT_ONCE, Link, Links, Paths, fetch_all
+from tuneyard._effects import Flow, Response
 from tuneyard._form import File, Form, Progress, source_of
-from tuneyard._method import M, R, Raw, Resource, endpoint, listing
+from tuneyard._method import M, R, Raw, Resource, endpoint, listing, procedure
 from tuneyard.types import Artifacts, Page, RunCreated, RunDetail, RunEnvelope, RunItem
 
 _envelope = msgspec.json.Decoder(RunEnvelope)
@@ -63,3 +67,20 @@ class Runs(Resource[M, R]):
     def download_links(self, *, run_id: str) -> Call[Artifacts]:
         """A link to what a completed run has made, which works for half an hour."""
         return Call(path={"run_id": run_id})
+
+    @procedure
+    def download(
+        self, *, run_id: str, dir: str | PathLike[str], progress: Progress | None = None
+    ) -> Flow[Paths]:
+        """Fetch what a completed run has made into a folder: resumed where it broke off, and only
+        taken if its SHA-256 fits. Raises DownloadError, NotFoundError, PaymentRequiredError."""
+        options = self._options
+
+        def ask() -> Flow[Links]:
+            found = yield from Runs.download_links.flow(options, run_id=run_id)
+            return [
+                Link(each.filename, each.url, each.size_bytes, each.sha256)
+                for each in found.artifacts
+            ]
+
+        return fetch_all(options, ask, Path(dir), progress=progress, at_once=AT_ONCE)
