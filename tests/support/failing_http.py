@@ -38,9 +38,12 @@ class Answer:
     missing: int = 0
     """Bytes that Content-Length promises and that never come."""
     then: str = "keep"
+    measured: bool = True
+    """Says how long its body is; else the end of the connection does."""
 
     def written(self) -> bytes:
-        headers = {"Content-Length": str(len(self.body) + self.missing)} | self.headers
+        length = {"Content-Length": str(len(self.body) + self.missing)}
+        headers = (length if self.measured else {}) | self.headers
         lines = [f"HTTP/1.1 {self.head}", *(f"{name}: {of}" for name, of in headers.items())]
         return "\r\n".join([*lines, "", ""]).encode() + self.body
 
