@@ -185,6 +185,33 @@ async def test_a_store_that_knows_no_ranges_sends_the_whole_file_again(house: An
         assert one.whole()
 
 
+async def test_a_store_that_says_200_to_a_range_is_understood(house: Any) -> None:
+    def serve(asked: Asked, content: bytes) -> Answer:
+        good = ranged(asked, content)
+        return Answer("200 OK", good.headers, good.body)
+
+    async with house(serve) as one:
+        one.folder.mkdir()
+        (one.folder / f"{MODEL}.part").write_bytes(FILES[MODEL][:1000])
+        await one.download(names=[MODEL])
+
+        assert (one.folder / MODEL).read_bytes() == FILES[MODEL]
+        assert len(one.store.asked) == 1
+
+
+async def test_a_store_that_never_sends_the_end_is_given_up(house: Any) -> None:
+    """It sends the beginning, and behind a range the beginning of something else."""
+
+    def serve(asked: Asked, content: bytes) -> Answer:
+        return Answer(body=content[: 900 if asked.headers.get("range") else 1000])
+
+    async with house(serve) as one:
+        with pytest.raises(DownloadError, match="ends before the file"):
+            await one.download(names=[MODEL])
+
+        assert len(one.store.asked) < 6
+
+
 @pytest.mark.parametrize("status", ["403 Forbidden", "404 Not Found", "410 Gone"])
 async def test_links_that_expire_are_renewed_and_the_file_goes_on(house: Any, status: str) -> None:
     def serve(asked: Asked, content: bytes) -> Answer:

@@ -25,11 +25,14 @@ from tuneyard import (
     APITimeoutError,
     ConflictError,
     InsufficientBalanceError,
+    NotFoundError,
     RateLimitError,
     ResponseError,
     ServerError,
     ServiceUnavailableError,
+    WaitTimeoutError,
 )
+from tuneyard._seams import Seams
 from tuneyard.types import Job
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -305,3 +308,45 @@ async def test_waiting_ends_with_the_job(kind: Kind) -> None:
 
     assert ended.status == "failed"
     assert sleeps == [3.0, 3.0]
+
+
+async def test_waiting_outlasts_a_restart_of_the_platform(kind: Kind) -> None:
+    away = [RESETS, BUSY, RESETS, BUSY, RESETS, BUSY, WAITING, BUSY, BUSY]
+    answers = [says(job("j")), *away, says(job("j", status="completed"))]
+    async with failing_server(lambda _: answers.pop(0)) as server:
+        ended = await ask(
+            kind,
+            server.url,
+            lambda client: client.jobs.wait(job_id="j"),
+            seams=Sleeps().seams(),
+        )
+
+    assert ended.status == "completed"
+
+
+async def test_waiting_for_a_job_that_there_is_not_ends_at_once(kind: Kind) -> None:
+    async with failing_server(lambda _: refuses("404 Not Found", "not_found")) as server:
+        with pytest.raises(NotFoundError):
+            await ask(kind, server.url, lambda client: client.jobs.wait(job_id="j"))
+
+    assert len(server.asked) == 1
+
+
+async def test_waiting_has_an_end_of_its_own(kind: Kind) -> None:
+    clock = [0.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    seams = Seams(sleep=sleep, monotonic=lambda: clock[0])
+    async with failing_server(lambda _: says(job("j", status="running"))) as server:
+        with pytest.raises(WaitTimeoutError, match="running"):
+            await ask(
+                kind,
+                server.url,
+                lambda client: client.jobs.wait(job_id="j", timeout=60, poll=10),
+                seams=seams,
+            )
+
+    assert len(server.asked) == 7
+    assert clock == [60.0]

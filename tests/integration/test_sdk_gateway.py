@@ -1,14 +1,18 @@
 """The SDK against a real gateway: every resource, blocking and asynchronous."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 from deploy.local.s3 import S3Settings
+from libs.contracts import artifact_rpc
 from tests.integration.gateway_app import ROWS, Gateway, running_gateway
+from tests.integration.gateway_story import completing, happened
 from tests.support.stack import Database, Nats
 from tuneyard import (
     AsyncTuneyard,
@@ -209,3 +213,46 @@ async def test_the_platform_says_that_it_is_there(client: AsyncTuneyard) -> None
     assert (await client.platform.health()).status == "ok"
     assert (await client.platform.readiness()).status == "ready"
     assert "/v1/jobs" in (await client.platform.openapi())["paths"]
+
+
+async def test_the_files_of_a_job_come_from_the_store_and_expired_links_are_renewed(
+    gateway: Gateway, client: AsyncTuneyard, tmp_path: Path
+) -> None:
+    """Real links of a real store: the first ones are refused by it, the next ones are good."""
+    job = await client.jobs.create(type="contract", base_model_id="tiny-llama")
+    await happened(gateway, job.id, *completing())
+    content = {"model.safetensors": bytes(range(256)) * 9_000, "config.json": b"{}"}
+    links = {}
+    for name, of in content.items():
+        await gateway.parts.store.put(f"jobs/{job.id}/{name}", of)
+        links[name] = await gateway.parts.store.presign_get(
+            f"jobs/{job.id}/{name}", timedelta(minutes=5)
+        )
+    times = 0
+
+    def downloads(_: object) -> artifact_rpc.Downloads:
+        nonlocal times
+        times += 1
+        return artifact_rpc.Downloads(
+            links=tuple(
+                artifact_rpc.DownloadLink(
+                    name=name,
+                    role="model",
+                    url=links[name] + ("" if times > 1 else "spoilt"),
+                    size_bytes=len(of),
+                    sha256=hashlib.sha256(of).hexdigest(),
+                    expires_in=300,
+                )
+                for name, of in content.items()
+            )
+        )
+
+    gateway.answers["downloads"] = downloads
+    (tmp_path / "model.safetensors.part").write_bytes(content["model.safetensors"][:5_000])
+    paths = await client.jobs.download(job_id=job.id, dir=tmp_path)
+
+    assert {path.name: path.read_bytes() for path in paths} == content
+    assert times >= 2
+    assert (await client.jobs.result(job_id=job.id)).job_id == job.id
+    ended = await blocking(gateway, lambda one: one.jobs.wait(job_id=job.id))
+    assert ended.status == "completed"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import Any
 
 from tuneyard._call import USER_AGENT, Options, refusal
 from tuneyard._effects import Close, Do, Flow, Open, Opened, Read, Request, Sleep, Together
@@ -177,10 +176,9 @@ def _is_there(target: Path, link: Link) -> bool:
 def _receive_all(
     options: Options, link: Link, renewal: Renewal, part: Part, tally: Tally
 ) -> Flow[None]:
-    """Ask until it is whole and right; a failure counts until something has come after it."""
-    failures, corrupt = 0, 0
+    """Ask until it is whole and right; failures count until it has come farther than ever."""
+    failures, corrupt, farthest = 0, 0, part.done
     while True:
-        before = part.done
         failed: Exception | None = None
         if not part.whole:
             try:
@@ -193,7 +191,8 @@ def _receive_all(
             failed = DownloadError(f"{link.name} is not what its SHA-256 says, twice")
             corrupt += 1
             yield Do(part.restart)
-        failures = 1 if part.done > before else failures + 1
+        failures = 1 if part.done > farthest else failures + 1
+        farthest = max(farthest, part.done)
         if failures > options.max_retries + 1 or corrupt > 1:
             raise failed or DownloadError(f"{link.name}: the connection ends before the file")
         if isinstance(failed, APIError) and failed.status in EXPIRED:
@@ -210,7 +209,8 @@ def _receive(options: Options, link: Link, part: Part, tally: Tally) -> Flow[Non
     if part.done:
         headers["Range"] = f"bytes={part.done}-"
     opened: Opened = yield Open(Request("GET", link.url, headers, timeout=options.timeout))
-    if opened.status == WRONG_RANGE or (opened.status == 206 and not _continues(opened, part)):
+    continues = _continues(opened, part)
+    if opened.status == WRONG_RANGE or (opened.status == 206 and not continues):
         # It says something else than what is here: from the beginning, then.
         yield Close(opened)
         yield Do(part.restart)
@@ -219,7 +219,7 @@ def _receive(options: Options, link: Link, part: Part, tally: Tally) -> Flow[Non
         content = yield Read(opened)
         yield Close(opened)
         raise refusal(options, opened.status, opened.headers, content)
-    if opened.status == 200 and part.done:
+    if part.done and not continues:
         yield Do(part.restart)
     tally.tell(link.name, part.done)
     while chunk := (yield Read(opened)):
@@ -229,5 +229,5 @@ def _receive(options: Options, link: Link, part: Part, tally: Tally) -> Flow[Non
 
 
 def _continues(opened: Opened, part: Part) -> bool:
-    said: Any = opened.headers.get("content-range", "")
-    return str(said).startswith(f"bytes {part.done}-")
+    """Also one with the status 200, as `rclone serve s3` has it."""
+    return opened.headers.get("content-range", "").startswith(f"bytes {part.done}-")

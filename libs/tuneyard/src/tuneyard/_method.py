@@ -6,7 +6,7 @@ once or is to be awaited, and `with_raw_response` whether headers come along. Ty
 """
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from dataclasses import replace
 from functools import cached_property, wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_args, get_type_hints, overload
@@ -230,9 +230,13 @@ class Streaming(Generic[P, T]):
     @overload
     def __get__(self, one: None, owner: Any) -> "Streaming[P, T]": ...
     @overload
-    def __get__(self, one: Resource[Sync, Plain], owner: Any) -> Callable[P, Iterator[T]]: ...
+    def __get__(
+        self, one: Resource[Sync, Plain], owner: Any
+    ) -> Callable[P, Generator[T, None, None]]: ...
     @overload
-    def __get__(self, one: Resource[Async, Plain], owner: Any) -> Callable[P, AsyncIterator[T]]: ...
+    def __get__(
+        self, one: Resource[Async, Plain], owner: Any
+    ) -> Callable[P, AsyncGenerator[T, None]]: ...
     def __get__(self, one: Any, owner: Any) -> Any:
         if one is None:
             return self

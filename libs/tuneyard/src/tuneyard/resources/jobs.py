@@ -9,10 +9,10 @@ import msgspec
 
 from tuneyard._call import Call, decoded
 from tuneyard._download import AT_ONCE, Link, Links, Paths, fetch_all
-from tuneyard._effects import Flow, Response, Sleep
+from tuneyard._effects import Flow, Response
 from tuneyard._form import Progress
 from tuneyard._method import M, R, Raw, Resource, endpoint, listing, procedure, streaming
-from tuneyard.errors import WaitTimeoutError
+from tuneyard._wait import POLL, wait_for
 from tuneyard.types import (
     CheckpointLink,
     ContractHyperparams,
@@ -35,8 +35,6 @@ EventName = Literal["state", "metrics", "log", "done"]
 JobType = Literal["train", "finetune", "contract"]
 Hyperparams = FinetuneHyperparams | TrainHyperparams | ContractHyperparams | Mapping[str, Any]
 
-ENDED = ("completed", "failed", "cancelled")
-POLL = 2.0  # seconds: shorter than anybody notices, beside jobs of minutes
 EVENTS = 100  # the most that one page may have
 
 _moments = msgspec.json.Decoder(list[Moment])
@@ -251,18 +249,14 @@ class Jobs(Resource[M, R]):
     @procedure
     def wait(self, *, job_id: str, timeout: float | None = None, poll: float = POLL) -> Flow[Job]:
         """Wait until a job has ended, and return it: its ``status`` is ``completed``, ``failed`` or
-        ``cancelled``. Asks every ``poll`` seconds. Raises WaitTimeoutError after ``timeout``
-        seconds; None: never."""
-        seams = self._options.seams
-        begin = seams.monotonic()
-        while True:
-            job = yield from Jobs.get.flow(self._options, job_id=job_id)
-            if job.status in ENDED:
-                return job
-            waited = seams.monotonic() - begin
-            if timeout is not None and waited + poll > timeout:
-                raise WaitTimeoutError(f"job {job_id} is {job.status} after {waited:.0f} s")
-            yield Sleep(poll)
+        ``cancelled``. Asks every ``poll`` seconds, and goes on when the platform is away for a
+        while. Raises WaitTimeoutError after ``timeout`` seconds; None: never."""
+        return wait_for(
+            self._options,
+            lambda: Jobs.get.flow(self._options, job_id=job_id),
+            timeout=timeout,
+            poll=poll,
+        )
 
 
 def _job(**fields: Any) -> dict[str, Any]:
