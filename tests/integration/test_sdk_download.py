@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,13 @@ def ranged(asked: Asked, content: bytes) -> Answer:
 @pytest.fixture
 async def house(kind: Kind, tmp_path: Path) -> AsyncIterator[Callable[[Answering], Any]]:
     @asynccontextmanager
-    async def opened(answering: Answering) -> AsyncIterator[House]:
+    async def opened(answering: Answering, *, exchanged: bool = False) -> AsyncIterator[House]:
+        """``exchanged``: later links are of other files."""
         issued = 0
+
+        def digest(content: bytes, issued: int) -> str:
+            other = b"another" if exchanged and issued > 1 else b""
+            return hashlib.sha256(content + other).hexdigest()
 
         def serve(asked: Asked) -> Answer | Awaitable[Answer]:
             name = asked.path.removeprefix("/").partition("?")[0]
@@ -89,7 +95,7 @@ async def house(kind: Kind, tmp_path: Path) -> AsyncIterator[Callable[[Answering
                     "role": "model",
                     "url": f"{store.url}/{name}?n={issued}",
                     "size_bytes": len(of),
-                    "sha256": hashlib.sha256(of).hexdigest(),
+                    "sha256": digest(of, issued),
                     "expires_in": 3600,
                 }
                 for name, of in FILES.items()
@@ -200,10 +206,11 @@ async def test_a_store_that_says_200_to_a_range_is_understood(house: Any) -> Non
 
 
 async def test_a_store_that_never_sends_the_end_is_given_up(house: Any) -> None:
-    """It sends the beginning, and behind a range the beginning of something else."""
+    """Whatever is asked of it, it sends beginnings, of one length and another in turn."""
+    lengths = cycle([1000, 900])
 
     def serve(asked: Asked, content: bytes) -> Answer:
-        return Answer(body=content[: 900 if asked.headers.get("range") else 1000])
+        return Answer(body=content[: next(lengths)])
 
     async with house(serve) as one:
         with pytest.raises(DownloadError, match="ends before the file"):
@@ -236,6 +243,13 @@ async def test_links_that_lead_nowhere_are_given_up(house: Any) -> None:
             await one.download()
 
         assert len(one.store.asked) < 12
+
+
+async def test_a_link_to_another_file_is_none(house: Any) -> None:
+    """Its SHA-256 would fit, but not to what was asked for."""
+    async with house(lambda *_: Answer("403 Forbidden"), exchanged=True) as one:
+        with pytest.raises(DownloadError, match="there is no other"):
+            await one.download(names=[MODEL])
 
 
 async def test_a_file_that_is_damaged_twice_is_refused_and_not_left_there(house: Any) -> None:
