@@ -1,7 +1,8 @@
 """What is stored of a batch, and what fits into an answer. Pure."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -63,15 +64,27 @@ def log_rows(batch: LogBatch) -> list[Row]:
     ]
 
 
-def newest_rows(rows: Iterable[Row], key: slice, version: slice) -> dict[Row, Row]:
+def metric_key(row: Row) -> Row:
+    """Of a row of ``telemetry.metric``, or the beginning of one. A UUID's integer is compared and
+    hashed several times as fast as the UUID."""
+    return row[0].int, row[1], row[2]
+
+
+def line_key(row: Row) -> Row:
+    """The same of ``telemetry.log_line``."""
+    return row[0].int, row[1]
+
+
+def newest_rows(rows: Iterable[Row], key: Callable[[Row], Row], version: slice) -> dict[Row, Row]:
     """One row of each key, that of the latest attempt, in an order that all writers share: who
     waits for another's row then never has one that the other waits for."""
     newest: dict[Row, Row] = {}
     for row in rows:
-        known = newest.get(row[key])
-        if known is None or known[version] < row[version]:
-            newest[row[key]] = row
-    return dict(sorted(newest.items()))
+        mine = key(row)
+        known = newest.setdefault(mine, row)
+        if known is not row and known[version] < row[version]:
+            newest[mine] = row
+    return dict(sorted(newest.items(), key=itemgetter(0)))
 
 
 def point_of(row: Row) -> MetricPoint:

@@ -1,17 +1,25 @@
 """Where points and lines are kept: a later attempt replaces what a lost one said, and each row that
 is new, or replaced, is told to the account's streams in the same transaction."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Any
 from uuid import UUID
 
 from faststream.nats import NatsBroker
 from msgspec import Struct
 
 from libs.contracts.telemetry_rpc import MessageKind
+from libs.contracts.training import LogLine, MetricPoint
 from libs.eventlog.connection import Connection, Pool
-from services.telemetry.model import Row, line_of, newest_rows, payloads, point_of
+from services.telemetry.model import (
+    Row,
+    line_key,
+    line_of,
+    metric_key,
+    newest_rows,
+    payloads,
+    point_of,
+)
 from services.telemetry.sequence import Told, add, publish
 
 MAX_OWNERS = 10_000  # jobs whose account is at hand, 200 bytes each; then all are asked for again
@@ -49,29 +57,29 @@ class Table(Struct, frozen=True, kw_only=True):
     sql: str
     kind: MessageKind
     field: str
-    key: slice
+    key: Callable[[Row], Row]
     version: slice
-    order: Any
-    item_of: Any
+    order: Callable[[Row], Row]
+    item_of: Callable[[Row], MetricPoint | LogLine]
 
 
 METRICS = Table(
     sql=METRICS_SQL,
     kind="metrics",
     field="points",
-    key=slice(0, 3),
+    key=metric_key,
     version=slice(3, 5),
     # As pages have them: within a step as it happened, first training, then its evaluation.
-    order=lambda row: (row[0], row[1], row[4], row[2]),
+    order=lambda row: (row[0].int, row[1], row[4], row[2]),
     item_of=point_of,
 )
 LINES = Table(
     sql=LINES_SQL,
     kind="log",
     field="lines",
-    key=slice(0, 2),
+    key=line_key,
     version=slice(2, 4),
-    order=lambda row: (row[0], row[1]),
+    order=line_key,
     item_of=line_of,
 )
 
@@ -89,11 +97,14 @@ class Keeper:
         """Durable when it returns, and told. Raises what PostgreSQL, or the way to it, said."""
         newest = newest_rows(rows, self._table.key, self._table.version)
         async with self._pool.acquire() as connection:
-            owners = await self._owners_of(connection, {row[0] for row in newest.values()})
+            owners = await self._owners_of(connection, _jobs_of(newest.values()))
             async with connection.transaction():
                 columns = map(list, zip(*newest.values(), strict=True))
                 written = await connection.fetch(self._table.sql, *columns)
-                told = list(self._told([newest[tuple(key)] for key in written], owners))
+                fresh: Iterable[Row] = newest.values()
+                if len(written) < len(newest):
+                    fresh = [newest[self._table.key(tuple(row))] for row in written]
+                told = list(self._told(fresh, owners))
                 placed = await add(connection, told)
         await publish(self._broker, placed)
 
@@ -107,11 +118,16 @@ class Keeper:
             self._owners |= {row["id"]: row["account_id"] for row in rows}
         return self._owners
 
-    def _told(self, rows: Sequence[Row], owners: dict[UUID, UUID]) -> Iterator[Told]:
+    def _told(self, rows: Iterable[Row], owners: dict[UUID, UUID]) -> Iterator[Told]:
         """What nobody owns is kept, and told to nobody."""
         table = self._table
-        for job_id, mine in groupby(sorted(rows, key=table.order), lambda row: row[0]):
+        for number, mine in groupby(sorted(rows, key=table.order), lambda row: row[0].int):
+            job_id = UUID(int=number)
             if (account_id := owners.get(job_id)) is None:
                 continue
             for payload in payloads(job_id, table.field, map(table.item_of, mine)):
                 yield Told(account_id=account_id, job_id=job_id, kind=table.kind, payload=payload)
+
+
+def _jobs_of(rows: Iterable[Row]) -> set[UUID]:
+    return set({row[0].int: row[0] for row in rows}.values())

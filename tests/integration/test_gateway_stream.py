@@ -8,8 +8,8 @@ import pytest
 from faststream.nats import NatsBroker
 
 from deploy.local.s3 import S3Settings
-from tests.integration.gateway_app import Gateway, bearer, decoded, running_gateway
-from tests.support.running import running
+from tests.integration.gateway_app import Gateway, bearer, decoded
+from tests.integration.stream_app import streaming
 from tests.support.stack import Database, Nats
 from tests.support.stream_jobs import COMPLETED, STARTED, happened, lines, points, submitted_job
 from tests.support.streams import (
@@ -17,8 +17,6 @@ from tests.support.streams import (
     job_path,
     publish,
     reading,
-    relaying,
-    telemetry_settings,
 )
 from tests.support.waiting import eventually
 
@@ -26,7 +24,7 @@ Account = tuple[UUID, dict[str, str]]
 
 
 @pytest.fixture(scope="module")
-async def gateway_(
+async def gateway(
     database: Database,
     nats_server: Nats,
     s3: S3Settings,
@@ -34,18 +32,13 @@ async def gateway_(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Gateway]:
     models: Path = tmp_path_factory.mktemp("models")
-    settings = telemetry_settings(database, nats_server)
-    async with (
-        running("telemetry", settings, operator),
-        relaying(operator, database),
-        running_gateway(database, nats_server, s3, models) as gateway,
-    ):
+    async with streaming(database, nats_server, s3, operator, models) as gateway:
         yield gateway
 
 
 @pytest.fixture
-async def account(gateway_: Gateway) -> Account:
-    account_id, key = await gateway_.account(cents=0)
+async def account(gateway: Gateway) -> Account:
+    account_id, key = await gateway.account(cents=0)
     return account_id, bearer(key)
 
 
@@ -69,17 +62,17 @@ def shape(messages: list[Message]) -> list[str]:
 
 
 async def test_a_job_is_told_from_its_beginning_to_its_end_as_it_happens(
-    gateway_: Gateway, trainer: NatsBroker, account: Account
+    gateway: Gateway, trainer: NatsBroker, account: Account
 ) -> None:
     account_id, headers = account
-    job = await submitted_job(gateway_.admin, account_id)
-    async with reading(gateway_.client, job_path(job), headers) as stream:
+    job = await submitted_job(gateway.admin, account_id)
+    async with reading(gateway.client, job_path(job), headers) as stream:
         assert stream.response.headers["content-type"] == "text/event-stream"
         assert stream.response.headers["cache-control"] == "no-store"
         assert stream.response.headers["x-accel-buffering"] == "no"
         first = await stream.next()
         assert (first.event, first.data["type"]) == ("state", "job.queued")
-        await happened(gateway_.admin, account_id, job, *STARTED)
+        await happened(gateway.admin, account_id, job, *STARTED)
         assert (await stream.next()).data["type"] == "job.running"
         await publish(trainer, points(job, 1, 2))
         measured = await stream.next()
@@ -88,42 +81,42 @@ async def test_a_job_is_told_from_its_beginning_to_its_end_as_it_happens(
         await publish(trainer, lines(job, 1))
         said = await stream.next()
         assert (said.event, said.data["lines"][0]["text"]) == ("log", "line 1")
-        await happened(gateway_.admin, account_id, job, COMPLETED)
+        await happened(gateway.admin, account_id, job, COMPLETED)
         *_, last, done = await stream.rest()
     assert (last.event, last.data["type"]) == ("state", "job.completed")
     assert (done.event, done.data) == ("done", last.data)
-    shown = await gateway_.client.get(f"/v1/jobs/{job}", headers=headers)
+    shown = await gateway.client.get(f"/v1/jobs/{job}", headers=headers)
     assert done.data["data"] == decoded(shown)
 
 
 async def test_whoever_comes_back_at_any_id_gets_exactly_the_rest(
-    gateway_: Gateway, trainer: NatsBroker, account: Account
+    gateway: Gateway, trainer: NatsBroker, account: Account
 ) -> None:
     _, headers = account
-    job = await told(gateway_, trainer, account)
-    async with reading(gateway_.client, job_path(job), headers) as stream:
+    job = await told(gateway, trainer, account)
+    async with reading(gateway.client, job_path(job), headers) as stream:
         whole = await stream.rest()
     assert [m.id for m in whole] == sorted({m.id for m in whole})
     assert shape(whole)[-2:] == ["job.completed", "done"]
     assert sorted(shape(whole)[2:-2]) == ["log", "log", "metrics", "metrics"]
     for number, message in enumerate(whole[:-1]):
-        async with reading(gateway_.client, job_path(job), headers, message.id) as stream:
+        async with reading(gateway.client, job_path(job), headers, message.id) as stream:
             assert await stream.rest() == whole[number + 1 :]
 
     after = {"Last-Event-ID": str(whole[-1].id)}
-    nothing = await gateway_.client.get(job_path(job), headers=headers | after)
+    nothing = await gateway.client.get(job_path(job), headers=headers | after)
     assert (nothing.status_code, nothing.content) == (204, b"")
 
 
 async def test_nobody_is_left_behind_when_clients_have_gone(
-    gateway_: Gateway, account: Account
+    gateway: Gateway, account: Account
 ) -> None:
     account_id, headers = account
-    job = await submitted_job(gateway_.admin, account_id)
-    streams = gateway_.parts.streams
+    job = await submitted_job(gateway.admin, account_id)
+    streams = gateway.parts.streams
     async with (
-        reading(gateway_.client, job_path(job), headers) as one,
-        reading(gateway_.client, "/v1/stream", headers),
+        reading(gateway.client, job_path(job), headers) as one,
+        reading(gateway.client, "/v1/stream", headers),
     ):
         await one.next()
         assert (streams.open, streams.channels) == (2, 1)

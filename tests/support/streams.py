@@ -26,20 +26,24 @@ class Message(Struct, frozen=True):
 
 
 class Reader:
-    """An open stream. ``comments`` counts heartbeats, ``last_id`` is what an EventSource would send
-    when it comes back."""
+    """An open stream. ``last_id`` is what an EventSource would send when it comes back."""
 
     def __init__(self, response: httpx.Response, last_id: int | None) -> None:
         self.response = response
         self.last_id = last_id
-        self.comments = 0
-        self.ended = False
         self._messages = self._parsed()
 
     async def next(self) -> Message:
         """Raises StopAsyncIteration at the stream's end, TimeoutError when nothing comes."""
         async with asyncio.timeout(PATIENCE):
-            return await anext(self._messages)
+            while (message := await anext(self._messages)) is None:
+                pass
+            return message
+
+    async def beat(self) -> None:
+        """Return at the next heartbeat; a message before it is a failure."""
+        async with asyncio.timeout(PATIENCE):
+            assert await anext(self._messages) is None
 
     async def some(self, number: int) -> list[Message]:
         return [await self.next() for _ in range(number)]
@@ -47,13 +51,14 @@ class Reader:
     async def rest(self) -> list[Message]:
         """Everything until the server ends the stream."""
         async with asyncio.timeout(PATIENCE), aclosing(self._messages) as messages:
-            return [message async for message in messages]
+            return [message async for message in messages if message is not None]
 
-    async def _parsed(self) -> AsyncIterator[Message]:
+    async def _parsed(self) -> AsyncIterator[Message | None]:
+        """None stands for a comment."""
         fields: dict[str, str] = {}
         async for line in self.response.aiter_lines():
             if line.startswith(":"):
-                self.comments += 1
+                yield None
             elif line:
                 name, _, value = line.partition(": ")
                 fields[name] = value
@@ -64,7 +69,6 @@ class Reader:
                     data = msgspec.json.decode(fields["data"])
                     yield Message(int(fields["id"]), fields["event"], data)
                 fields = {}
-        self.ended = True
 
 
 @asynccontextmanager

@@ -4,9 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 
+import structlog
 from litestar.types import Receive, Scope, Send
 
 from services.gateway.http.replies import Reply
+
+logger = structlog.get_logger()
 
 EVENT_STREAM = "text/event-stream"
 HEADERS = {
@@ -44,7 +47,11 @@ class EventStream:
             finally:
                 gone.cancel()
                 sending.cancel()
-                await asyncio.gather(gone, sending, return_exceptions=True)
+                ends = await asyncio.gather(gone, sending, return_exceptions=True)
+                for error in ends:
+                    # The answer has begun: its client sees it break off, and comes again.
+                    if isinstance(error, Exception):
+                        logger.error("stream broke off", exc_info=error)
 
 
 async def _send_all(pieces: Pieces, send: Send) -> None:

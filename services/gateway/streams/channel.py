@@ -72,8 +72,20 @@ class Channel:
         self._behind = asyncio.Event()
         self._changed = asyncio.Event()
 
+    @property
+    def kept_bytes(self) -> int:
+        return self._bytes
+
     async def run(self) -> None:
-        """Follow the account until cancelled."""
+        """Follow the account until cancelled, whatever fails on the way."""
+        while True:
+            try:
+                await self._follow()
+            except Exception:
+                logger.exception("following broke off; it begins again")
+                await asyncio.sleep(POLL)
+
+    async def _follow(self) -> None:
         client = await self._broker.connect()
         subscription = await client.subscribe(
             live_subject(self._account_id), cb=self._hear, pending_bytes_limit=UNHEARD_BYTES
@@ -125,7 +137,9 @@ class Channel:
             )
             page = await ask(self._broker, MESSAGES, question_of_more)
             self._take(page.messages)
-            if page.last <= before or not page.messages:
+            if self.last < page.last:
+                self._forget(page.last)
+            if page.last <= before:
                 return
 
     def _take(self, messages: Iterable[StreamMessage]) -> None:
@@ -136,6 +150,13 @@ class Channel:
                 self._keep(frame_of(message))
         if self.last > before:
             self.wake()
+
+    def _forget(self, last: int) -> None:
+        """What lies between is no longer stored: clients read on from what there is."""
+        self._frames.clear()
+        self._bytes = 0
+        self.base = self.last = last
+        self.wake()
 
     def _keep(self, frame: Frame) -> None:
         self.last = frame.place

@@ -70,6 +70,10 @@ class Streams:
         """How many accounts are followed."""
         return len(self._channels)
 
+    def channel_of(self, account_id: UUID) -> Channel | None:
+        """The channel of an account that somebody follows."""
+        return self._channels.get(account_id)
+
     def close(self) -> None:
         """End every stream, and those that come: their clients go on at another gateway."""
         self._closing = True
@@ -144,7 +148,7 @@ class Streams:
         """The next frames, and up to where that is all; from a page when the channel has let go of
         them."""
         if after >= channel.base:
-            return _piece(channel.after(after), wanted, max(after, channel.last))
+            return _piece(channel.after(after), wanted, max(after, channel.last), PIECE)
         question = GetMessages(
             account_id=wanted.account_id, job_id=wanted.job_id, kinds=wanted.kinds, after=after
         )
@@ -153,19 +157,21 @@ class Streams:
         except Unanswered:
             await asyncio.sleep(PAUSE)
             return [], after
-        return _piece(list(map(frame_of, page.messages)), wanted, page.last)
+        return _piece(list(map(frame_of, page.messages)), wanted, page.last, None)
 
 
-def _piece(frames: Sequence[Frame], wanted: Wanted, last: int) -> tuple[list[Frame], int]:
-    """As much as is sent at once, and up to where that is all. Behind a job's ``done`` nothing is
-    shown: what a lost attempt said late is of no use to anybody."""
+def _piece(
+    frames: Sequence[Frame], wanted: Wanted, last: int, most: int | None
+) -> tuple[list[Frame], int]:
+    """At ``most`` so many bytes of what is wanted, and up to where that is all. Behind a job's
+    ``done`` nothing is shown: what a lost attempt said late is of no use to anybody."""
     found: list[Frame] = []
     size = 0
     for frame in filter(wanted.has, frames):
-        if found and size + len(frame.data) > PIECE:
+        size += len(frame.data)
+        if found and most is not None and size > most:
             return found, found[-1].place
         found.append(frame)
-        size += len(frame.data)
         if frame.kind == "done" and wanted.job_id is not None:
             return found, frame.place
     return found, last
