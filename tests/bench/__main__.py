@@ -12,8 +12,8 @@ from rich.console import Console
 
 from tests.bench.figures import QUICK, Figure, Size, table
 
-Name = Literal["append", "reads", "submit", "cold", "growth", "finetune"]
-ALL: tuple[Name, ...] = ("append", "reads", "submit", "cold", "growth", "finetune")
+Name = Literal["append", "reads", "submit", "stream", "cold", "growth", "finetune"]
+ALL: tuple[Name, ...] = ("append", "reads", "submit", "stream", "cold", "growth", "finetune")
 
 app = App(name="just bench", help=__doc__, version_flags=[])
 
