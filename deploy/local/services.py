@@ -110,6 +110,9 @@ def environment(stack: Stack, service: str) -> dict[str, str]:
             "TUNEYARD_LIMITS": str(ROOT / "limits.toml"),
             "TUNEYARD_OIDC": str(issuer.trusted_file(stack.folder)),
         }
+    if service == "webhooks":
+        # Whoever develops a receiver does so on this machine.
+        env |= {"TUNEYARD_ALLOW_LOOPBACK": "true"}
     if service == "billing":
         env |= {"TUNEYARD_PRICES": str(ROOT / "prices.toml")}
         env |= payments.billing_environment(

@@ -1,6 +1,8 @@
 """Questions that webhooks answers: an account's endpoints, and what was delivered to them.
 
-Every question names the account that asks; what belongs to another is unknown to it.
+Every question names the account that asks; what belongs to another is unknown to it. One that
+makes something carries an ``idempotency_key`` and the digest of what it asks for: for 24 hours the
+same key gets the same answer, ``replayed``, so a question whose answer was lost can be repeated.
 """
 
 from datetime import datetime
@@ -50,14 +52,12 @@ class EndpointWithSecret(Endpoint, frozen=True, kw_only=True):
 
 
 class CreateEndpoint(Struct, frozen=True, kw_only=True):
-    """Idempotent by ``idempotency_key`` for 24 hours, where there is one."""
-
     account_id: UUID
     url: EndpointUrl
     event_types: list[EventType] | None
     description: Description | None
     enabled: bool
-    idempotency_key: ShortText | None
+    idempotency_key: ShortText
     request_sha256: Sha256
 
 
@@ -90,6 +90,7 @@ class EndpointFound(Struct, frozen=True, kw_only=True, tag="found"):
 
 class SecretRotated(Struct, frozen=True, kw_only=True, tag="rotated"):
     endpoint: EndpointWithSecret
+    replayed: bool
 
 
 class ListEndpoints(Struct, frozen=True, kw_only=True):
@@ -135,10 +136,12 @@ class EndpointRemoved(Struct, frozen=True, kw_only=True, tag="removed"):
 
 
 class RotateSecret(Struct, frozen=True, kw_only=True):
-    """The secret there was signs beside the new one for 24 hours."""
+    """The secret there was signs beside the new one for 24 hours; one from before it, no more."""
 
     account_id: UUID
     endpoint_id: UUID
+    idempotency_key: ShortText
+    request_sha256: Sha256
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
@@ -160,7 +163,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
     last ten; ``attempt_count`` counts all."""
 
     id: UUID
-    endpoint_id: UUID
+    webhook_id: UUID
     event_id: UUID
     event_type: EventType | Literal["ping"]
     job_id: UUID | None
@@ -177,6 +180,8 @@ class SendPing(Struct, frozen=True, kw_only=True):
 
     account_id: UUID
     endpoint_id: UUID
+    idempotency_key: ShortText
+    request_sha256: Sha256
 
 
 class ListDeliveries(Struct, frozen=True, kw_only=True):
@@ -191,21 +196,25 @@ class ListDeliveries(Struct, frozen=True, kw_only=True):
 
 
 class DeliveryList(Struct, frozen=True, kw_only=True, tag="deliveries"):
-    """One more than ``limit`` where there are more."""
+    """At most ``limit``, fewer where more would not fit into an answer; ``more``: they go on."""
 
     deliveries: list[Delivery]
+    more: bool
 
 
 class Redeliver(Struct, frozen=True, kw_only=True):
-    """Try again now, with the whole schedule before it. Repeating it changes nothing more."""
+    """Try again now, with the whole schedule before it."""
 
     account_id: UUID
     endpoint_id: UUID
     delivery_id: UUID
+    idempotency_key: ShortText
+    request_sha256: Sha256
 
 
 class DeliveryFound(Struct, frozen=True, kw_only=True, tag="delivery"):
     delivery: Delivery
+    replayed: bool
 
 
 class UnknownDelivery(Struct, frozen=True, kw_only=True, tag="unknown_delivery"):
@@ -219,12 +228,16 @@ class Recover(Struct, frozen=True, kw_only=True):
     account_id: UUID
     endpoint_id: UUID
     since: datetime
+    idempotency_key: ShortText
+    request_sha256: Sha256
 
 
 class Recovering(Struct, frozen=True, kw_only=True, tag="recovering"):
-    """``deliveries`` that are on their way now."""
+    """``deliveries`` that are on their way now; ``more``: others are left, so ask again."""
 
     deliveries: Count
+    more: bool
+    replayed: bool
 
 
 class ListDisabled(Struct, frozen=True, kw_only=True):
@@ -237,34 +250,27 @@ def _rpc(name: str, request: type[Struct], answer: object) -> Rpc:  # type: igno
     return Rpc("webhooks", name, request, answer)
 
 
-CREATE: Rpc[CreateEndpoint, EndpointCreated | UrlRefused | TooManyEndpoints | EndpointKeyTaken] = (
-    _rpc(
-        "create", CreateEndpoint, EndpointCreated | UrlRefused | TooManyEndpoints | EndpointKeyTaken
-    )
-)
+Created = EndpointCreated | UrlRefused | TooManyEndpoints | EndpointKeyTaken
+Changed = EndpointFound | UrlRefused | UnknownEndpoint
+Rotated = SecretRotated | UnknownEndpoint | EndpointKeyTaken
+Pinged = DeliveryFound | UnknownEndpoint | EndpointKeyTaken
+Redelivered = DeliveryFound | UnknownDelivery | EndpointKeyTaken
+Recovered = Recovering | UnknownEndpoint | EndpointKeyTaken
+
+CREATE: Rpc[CreateEndpoint, Created] = _rpc("create", CreateEndpoint, Created)
 LIST: Rpc[ListEndpoints, EndpointList] = _rpc("list", ListEndpoints, EndpointList)
 GET: Rpc[GetEndpoint, EndpointFound | UnknownEndpoint] = _rpc(
     "get", GetEndpoint, EndpointFound | UnknownEndpoint
 )
-CHANGE: Rpc[ChangeEndpoint, EndpointFound | UrlRefused | UnknownEndpoint] = _rpc(
-    "change", ChangeEndpoint, EndpointFound | UrlRefused | UnknownEndpoint
-)
+CHANGE: Rpc[ChangeEndpoint, Changed] = _rpc("change", ChangeEndpoint, Changed)
 REMOVE: Rpc[RemoveEndpoint, EndpointRemoved | UnknownEndpoint] = _rpc(
     "remove", RemoveEndpoint, EndpointRemoved | UnknownEndpoint
 )
-ROTATE: Rpc[RotateSecret, SecretRotated | UnknownEndpoint] = _rpc(
-    "rotate", RotateSecret, SecretRotated | UnknownEndpoint
-)
-PING: Rpc[SendPing, DeliveryFound | UnknownEndpoint] = _rpc(
-    "send_ping", SendPing, DeliveryFound | UnknownEndpoint
-)
+ROTATE: Rpc[RotateSecret, Rotated] = _rpc("rotate", RotateSecret, Rotated)
+PING: Rpc[SendPing, Pinged] = _rpc("send_ping", SendPing, Pinged)
 DELIVERIES: Rpc[ListDeliveries, DeliveryList | UnknownEndpoint] = _rpc(
     "deliveries", ListDeliveries, DeliveryList | UnknownEndpoint
 )
-REDELIVER: Rpc[Redeliver, DeliveryFound | UnknownDelivery] = _rpc(
-    "redeliver", Redeliver, DeliveryFound | UnknownDelivery
-)
-RECOVER: Rpc[Recover, Recovering | UnknownEndpoint] = _rpc(
-    "recover", Recover, Recovering | UnknownEndpoint
-)
+REDELIVER: Rpc[Redeliver, Redelivered] = _rpc("redeliver", Redeliver, Redelivered)
+RECOVER: Rpc[Recover, Recovered] = _rpc("recover", Recover, Recovered)
 DISABLED: Rpc[ListDisabled, EndpointList] = _rpc("disabled", ListDisabled, EndpointList)

@@ -36,6 +36,8 @@ from services.gateway.routes import (
     runs,
     stream,
     telemetry,
+    webhook_deliveries,
+    webhooks,
 )
 
 ROUTES: Sequence[Any] = (
@@ -54,6 +56,8 @@ ROUTES: Sequence[Any] = (
     *recommend.ROUTES,
     *health.ROUTES,
     *reference.ROUTES,
+    *webhooks.ROUTES,
+    *webhook_deliveries.ROUTES,
     *me.ROUTES,
     *api_keys.ROUTES,
 )

@@ -4,6 +4,9 @@ from msgspec import Struct
 
 
 class Settings(Struct, frozen=True, kw_only=True):
+    """``allow_loopback``: endpoints may be on this machine, over http; for development only."""
+
     database_url: str
     nats_url: str
     log_level: str = "info"
+    allow_loopback: bool = False

@@ -27,6 +27,8 @@ MACHINE = "http://127.0.0.1:"  # where everything listens that a recording talks
 PLAUSIBLE: Mapping[str, Any] = {
     "key": "tuneyard_your-key",
     "prefix": "tuneyard_your-k",
+    "secret": "whsec_dGhlIHNlY3JldCBvZiB5b3VyIG93biB3ZWJob29rLi4=",
+    "latency_ms": 42,
     "next_cursor": "eyJjcmVhdGVkX2F0IjoiMjAyNi0wMy0xOVQxMjowMDowMFoifQ",
     "gpu_seconds": 14.2,
     "expected_duration_seconds": 19,

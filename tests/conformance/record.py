@@ -5,7 +5,11 @@ document. An operation that is not asked here makes the recording fail, by name.
 """
 
 import json
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import httpx
@@ -168,13 +172,63 @@ def record_outcome(recorder: Recorder, job_id: str) -> None:
     recorder.ask("listLedger", query={"limit": LAST})
 
 
+class Receiver(BaseHTTPRequestHandler):
+    """Takes whatever is sent."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """What it takes is nothing new."""
+
+
+@contextmanager
+def receiver() -> Iterator[str]:
+    """Its URL."""
+    server = HTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+
+
+def record_webhook(recorder: Recorder, url: str) -> Any:
+    """Gives the id of one that really receives, at ``url``; the one shown is nowhere."""
+    told = {"event_types": ["job.completed", "job.failed"], "description": "our training page"}
+    shown = {"url": "https://hooks.your-site.example/tuneyard"} | told
+    made = recorder.ask("createWebhook", body=shown)["id"]
+    recorder.ask("listWebhooks", query={"limit": 1})
+    recorder.ask("getWebhook", webhook_id=made)
+    recorder.ask("updateWebhook", body={"description": "our dashboard"}, webhook_id=made)
+    recorder.ask("rotateWebhookSecret", webhook_id=made)
+    recorder.ask("deleteWebhook", webhook_id=made)
+    receiving = recorder.ask("createWebhook", body={"url": url})["id"]
+    recorder.ask("testWebhook", webhook_id=receiving)
+    return receiving
+
+
+def record_deliveries(recorder: Recorder, webhook_id: str) -> None:
+    """Once everything else was asked, so that there was time to deliver."""
+    found = recorder.ask("listWebhookDeliveries", query={"limit": 1}, webhook_id=webhook_id)
+    last = found["data"][0]
+    recorder.ask("redeliverWebhook", webhook_id=webhook_id, delivery_id=last["id"])
+    recorder.ask("recoverWebhook", body={"since": last["created_at"]}, webhook_id=webhook_id)
+
+
 def main() -> None:
-    with local_stack() as stack:
+    with local_stack() as stack, receiver() as url:
         headers = {"Authorization": f"Bearer {stack.credentials.api_key}"}
         with httpx.Client(base_url=stack.base_url, headers=headers, timeout=TIMEOUT) as api:
             recorder = Recorder(api)
-            for record in (record_account, record_run, record_jobs):
-                record(recorder)
+            record_account(recorder)
+            webhook_id = record_webhook(recorder, url)
+            record_run(recorder)
+            record_jobs(recorder)
+            record_deliveries(recorder, webhook_id)
     missing = recorder.missing()
     assert not missing, f"ask these in {__file__}, too: {', '.join(missing)}"
     found = recorder.in_order()

@@ -195,6 +195,29 @@ def test_the_generated_client_completes_a_job_and_cancels_another(api: Api) -> N
     assert [one.id for one in api.list_jobs(limit=2).data] == [other.id, job.id]
 
 
+def test_the_generated_client_keeps_a_webhook(api: Api) -> None:
+    failed = api.models.NewWebhookEventTypesType0Item.JOB_FAILED
+    new = api.models.NewWebhook(url="https://hooks.your-site.example/", event_types=[failed])
+    made = api.create_webhook(body=new, idempotency_key=str(uuid4()), status=201)
+    assert made.secret.startswith("whsec_")
+    assert [one.id for one in api.list_webhooks().data] == [made.id]
+
+    rotated = api.rotate_webhook_secret(made.id)
+    assert (rotated.id, rotated.secret != made.secret) == (made.id, True)
+    patch = api.models.WebhookPatch(event_types=None, description="everything")
+    changed = api.update_webhook(made.id, body=patch)
+    assert (changed.event_types, changed.url) == (None, made.url)
+    ping = api.test_webhook(made.id, status=202)
+    assert [one.id for one in api.list_webhook_deliveries(made.id).data] == [ping.id]
+    assert api.redeliver_webhook(made.id, ping.id, status=202).event_id == ping.event_id
+    since = api.models.RecoverRequest(since=made.created_at)
+    assert api.recover_webhook(made.id, body=since, status=202).deliveries == 0
+
+    assert api.get_me().notices == []
+    assert api.delete_webhook(made.id).deleted
+    assert api.get_webhook(made.id, status=404).error.code == "not_found"
+
+
 def test_the_generated_client_reads_a_refusal(api: Api) -> None:
     refused = api.get_job(uuid4(), status=404)
     assert (refused.error.code, bool(refused.error.request_id)) == ("not_found", True)

@@ -4,6 +4,7 @@ Chains go along the document's links and along those that schemathesis infers fr
 seed sends the same requests, as far as the answers to them (ids, states) are the same.
 """
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from schemathesis.engine import Status, events, from_schema
 from schemathesis.engine.run import PhaseName
 
 from tests.fuzz import checks
-from tests.fuzz.running import Target
+from tests.fuzz.running import HOOK, Target
 
 MAX_ROUNDS = 20  # of seeds after each other; a run ends also when cases run short
 LEAST_EACH = 10  # cases of an operation in a round, so that the last rounds are few
@@ -26,6 +27,7 @@ SHARE_OF_CHAINS = 0.35  # of the cases; their states are what cases of one opera
 KNOWN_SHARE = 0.5  # how often an id is one that exists
 SHOWN_FAILURES = 30
 MODEL = "tiny-llama"
+URL = re.compile(r"https?://[!-~]{1,2000}")  # as the document has it
 MOST_MODEL_CHARS = 64  # as the document has it
 REQUEST_SECONDS = 20
 PROGRESS_SECONDS = 10.0
@@ -151,8 +153,9 @@ def _schema(target: Target, phases: tuple[PhaseName, ...], cases: int, seed: int
 
 
 def sensible(body: Any, target: Target) -> Any:
-    """The body with what only the state knows: a model that is there, the account's data set,
-    every consent. Good values take the place of good ones alone: what is wrong stays wrong."""
+    """The body with what only the state knows: a model that is there, the account's data set, a URL
+    that may be sent to, every consent. Good values take the place of good ones alone: what is wrong
+    stays wrong."""
     if not isinstance(body, dict):
         return body
     changed = {name: True if value is False else value for name, value in body.items()}
@@ -160,6 +163,8 @@ def sensible(body: Any, target: Target) -> Any:
         changed["model_id"] = MODEL
     if _is_uuid(changed.get("dataset_id")):
         changed["dataset_id"] = target.known["dataset_id"][0]
+    if isinstance(changed.get("url"), str) and URL.fullmatch(changed["url"]):
+        changed["url"] = HOOK
     if "type" in changed:
         changed = _without_models(changed)
         if isinstance(changed.get("hyperparams"), dict):

@@ -35,6 +35,9 @@ TRAINER = "trainer-0"
 PREVIEWER = "trainer-1"
 TRAINING_SECONDS = 60.0  # it takes two; a busy machine may take longer
 
+HOOK = "https://hooks.fuzz.example/"
+"""Nowhere: no name below .example leads anywhere (RFC 2606)."""
+
 ROWS = b'{"text": "finish"}\n{"text": "what is learned here is not the point"}\n'
 FORM = {
     "model_id": "tiny-llama",
@@ -153,11 +156,15 @@ async def _something_of_everything(
     (await api.post(f"/v1/jobs/{cancelled}/cancel")).raise_for_status()
     queued = await _job(api, dataset["id"], "train")
     done = (await api.get(f"/v1/jobs/{adapted}")).json()
+    webhooks = [await _made(api.post("/v1/webhooks", json={"url": HOOK})) for _ in range(3)]
+    pings = [await api.post(f"/v1/webhooks/{one['id']}/test") for one in webhooks]
     return {
         "job_id": (adapted, cancelled, queued, run["run_id"]),
         "run_id": (run["run_id"],),
         "dataset_id": (dataset["id"],),
         "model_id": ("tiny-llama", done["base_model"]["id"], done["output_model_id"]),
+        "webhook_id": tuple(one["id"] for one in webhooks),
+        "delivery_id": tuple(one.json()["id"] for one in pings),
     }
 
 

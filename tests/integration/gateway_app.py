@@ -1,4 +1,5 @@
-"""A real gateway for tests: on PostgreSQL, NATS and S3, with real billing; most is scripted."""
+"""A real gateway for tests: on PostgreSQL, NATS and S3, with real billing and webhooks' real
+answers; most is scripted."""
 
 import asyncio
 import secrets
@@ -57,6 +58,9 @@ from services.gateway.parts import Parts
 from services.gateway.streams.hub import Streams
 from services.scheduler import retention
 from services.scheduler.handlers import Scheduler
+from services.webhooks.answering import Answering
+from services.webhooks.questions import answer_questions
+from services.webhooks.secrets import SECRET_BYTES
 from tests.support.objects import store_settings
 from tests.support.stack import Database, Nats
 
@@ -94,6 +98,8 @@ class Gateway(Struct, kw_only=True):
     clock: Clock
     parts: Parts
     admin: Any
+    wakes: list[datetime]
+    """When webhooks' sender was told that something may be due."""
     answers: dict[str, Any]
     """What the scripted services say, by RPC name; a callable gets the request."""
 
@@ -169,7 +175,16 @@ async def running_gateway(
         scheduler = Scheduler(
             pool=scheduler_pool, now=clock.now, new_id=uuid4, committed=lambda: None
         )
-        await enter(_others(nats, billing_pool, scheduler, answers, clock, provider))
+        wakes: list[datetime] = []
+        answering = Answering(
+            pool=await enter(create_pool(database.dsn("webhooks"), size=4)),
+            now=clock.now,
+            new_id=uuid4,
+            new_secret=partial(secrets.token_bytes, SECRET_BYTES),
+            wake=lambda: wakes.append(clock.now()),
+            allow_loopback=False,
+        )
+        await enter(_others(nats, billing_pool, scheduler, answering, answers, clock, provider))
         pool = await enter(create_pool(database.dsn("gateway"), size=16))
         broker = make_broker(nats.url("gateway"))
         answer(broker, KEEP_PLAN, partial(keep_plan, pool))
@@ -210,6 +225,7 @@ async def running_gateway(
             clock=clock,
             parts=parts,
             admin=admin,
+            wakes=wakes,
             answers=answers,
         )
         gateway.account_id, gateway.key = await gateway.account(cents=1_000_000)
@@ -231,11 +247,12 @@ async def _others(
     nats: Nats,
     pool: Any,
     scheduler: Scheduler,
+    answering: Answering,
     answers: dict[str, Any],
     clock: Clock,
     provider: PaymentProvider | None,
 ) -> AsyncIterator[None]:
-    """Real billing, and services that say what ``answers`` holds."""
+    """Real billing and webhooks, and services that say what ``answers`` holds."""
     broker = make_broker(nats.url("operator"))
     billing = handlers.Billing(
         pool=pool,
@@ -257,6 +274,7 @@ async def _others(
     answer(broker, billing_rpc.EXTEND_STORAGE, partial(extensions.extend_storage, billing))
     answer(broker, billing_rpc.LEDGER, partial(statement.get_ledger, billing))
     answer(broker, billing_rpc.WITHHELD, partial(statement.get_withheld, billing))
+    answer_questions(broker, answering)
     answer(broker, scheduler_rpc.EXTEND_RETENTION, partial(retention.extend_retention, scheduler))
     for question in (
         telemetry_rpc.METRICS,

@@ -58,6 +58,7 @@ async def test_an_account_sees_what_it_is_and_how_it_stands(gateway: Gateway) ->
         "portal_url": None,
         "notification_preferences": DEFAULTS,
         "limits": {"requests_per_minute": 600, "burst": 100, "max_api_keys": 3},
+        "notices": [],
     }
 
 

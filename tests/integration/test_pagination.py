@@ -285,12 +285,46 @@ async def add_keys(gateway: Gateway, account_id: UUID, count: int) -> None:
         )
 
 
+async def add_webhooks(gateway: Gateway, account_id: UUID, count: int) -> None:
+    """More than an account may have, so that there is something to walk."""
+    await gateway.admin.execute(
+        "INSERT INTO webhooks.endpoint"
+        " (id, account_id, url, enabled, secret, created_at, updated_at)"
+        " SELECT id, $2, 'https://example.com/', true, '', at, at"
+        " FROM unnest($1::uuid[], $3::timestamptz[]) AS one (id, at)",
+        *([uuid4() for _ in range(count)], account_id, moments(count)),
+    )
+
+
+async def add_deliveries(gateway: Gateway, account_id: UUID, count: int) -> None:
+    """Of a webhook whose id is the account's."""
+    await gateway.admin.execute(
+        "INSERT INTO webhooks.endpoint"
+        " (id, account_id, url, enabled, secret, created_at, updated_at)"
+        " VALUES ($1, $1, 'https://example.com/', true, '', $2, $2) ON CONFLICT DO NOTHING",
+        *(account_id, BEGAN),
+    )
+    await gateway.admin.execute(
+        "INSERT INTO webhooks.delivery"
+        " (id, endpoint_id, event_id, event_type, status, step, attempts, created_at)"
+        " SELECT id, $2, id, 'ping', 'failed', 10, 10, at"
+        " FROM unnest($1::uuid[], $3::timestamptz[]) AS one (id, at)",
+        *([uuid4() for _ in range(count)], account_id, moments(count)),
+    )
+
+
+def moments(count: int) -> list[datetime]:
+    return [BEGAN + timedelta(microseconds=number // TIES) for number in range(count)]
+
+
 @pytest.mark.parametrize(
     ("path", "add"),
     [
         ("/v1/datasets", add_datasets),
         ("/v1/models", add_models),
         ("/v1/api-keys", add_keys),
+        ("/v1/webhooks", add_webhooks),
+        ("/v1/webhooks/{account_id}/deliveries", add_deliveries),
     ],
 )
 @pytest.mark.parametrize("limit", [1, 7, 100])
@@ -298,6 +332,7 @@ async def test_other_lists_are_walked_while_they_grow(
     gateway: Gateway, path: str, add: Callable[[Gateway, UUID, int], Awaitable[None]], limit: int
 ) -> None:
     account_id, key = await gateway.account(cents=0)
+    path = path.format(account_id=account_id)
     await add(gateway, account_id, OLD)
 
     async def existing() -> set[str]:

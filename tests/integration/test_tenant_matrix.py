@@ -31,17 +31,16 @@ from tests.support.matrix import (
     IDS_IN_BODIES,
     OPERATIONS,
     Owner,
-    Wiretap,
     ids_in_body,
     plant,
     request_of,
     script,
     stored,
-    tapped,
 )
 from tests.support.running import running
 from tests.support.stack import Database, Nats
 from tests.support.streams import telemetry_settings
+from tests.support.wiretap import Wiretap, tapped
 
 DOCUMENT = document(OPERATIONS, {})
 

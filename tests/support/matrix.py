@@ -6,13 +6,11 @@ until then the matrix fails and says so.
 """
 
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
-import nats
 import pytest
 from msgspec import Struct
 
@@ -24,7 +22,16 @@ from services.gateway.http.operation import Operation, operations_of
 from tests.integration.gateway_app import ROWS, Gateway, bearer, decoded, run_form
 from tests.integration.gateway_story import checkpoint_of, completing, file, happened
 
-Kind = Literal["run_id", "job_id", "dataset_id", "validation_id", "model_id", "key_id"]
+Kind = Literal[
+    "run_id",
+    "job_id",
+    "dataset_id",
+    "validation_id",
+    "model_id",
+    "key_id",
+    "webhook_id",
+    "delivery_id",
+]
 
 OPERATIONS = operations_of(ROUTES)
 
@@ -99,8 +106,36 @@ async def plant(gateway: Gateway) -> Owner:
     )
     found += [("job_id", job["id"]), ("model_id", decoded(made)["output_model_id"])]
     found += [("key_id", api_key["id"]), ("validation_id", found[0][1])]
+    webhooks = await _webhooks(gateway, headers, marker)
+    found += webhooks.ids
     secrets = [marker, str(account_id), key, api_key["key"], *(value for _, value in found)]
+    secrets += webhooks.secrets
     return Owner(account_id=account_id, key=key, marker=marker, ids=dict(found), secrets=secrets)
+
+
+class Webhooks(Struct, frozen=True):
+    ids: Sequence[tuple[Kind, str]]
+    secrets: Sequence[str]
+
+
+async def _webhooks(gateway: Gateway, headers: Mapping[str, str], marker: str) -> Webhooks:
+    """Two, with two deliveries each."""
+    ids: list[tuple[Kind, str]] = []
+    secrets = []
+    for number in range(2):
+        made = await _posted(
+            gateway,
+            "/v1/webhooks",
+            headers=headers | {"Idempotency-Key": marker + "-webhook" * number},
+            json={"url": f"https://{marker}.example/", "description": marker},
+        )
+        ids.append(("webhook_id", made["id"]))
+        secrets.append(made["secret"])
+        for _ in range(2):
+            ping = await gateway.client.post(f"/v1/webhooks/{made['id']}/test", headers=headers)
+            ids.append(("delivery_id", decoded(ping)["id"]))
+            secrets.append(decoded(ping)["event_id"])
+    return Webhooks(ids, secrets)
 
 
 def job_body(dataset_id: str, key: str, *, marker: str | None = None) -> dict[str, Any]:
@@ -217,7 +252,11 @@ def _body(one: Operation, ids: Mapping[str, str]) -> dict[str, Any]:
             return {"base_model_id": TINY_LLAMA, "dataset_id": ids["dataset_id"]}
         case "createApiKey":
             return {"name": "another"}
-        case "setUpCard" | "updateMe":
+        case "createWebhook":
+            return {"url": "https://another.example/"}
+        case "recoverWebhook":
+            return {"since": "2026-01-01T00:00:00Z"}
+        case "setUpCard" | "updateMe" | "updateWebhook":
             return {}
         case "topUp":
             return {"amount_cents": 500}
@@ -250,48 +289,19 @@ def _ids(schema: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
     return found
 
 
-class Wiretap:
-    """Every question between services, as it was asked."""
-
-    def __init__(self, client: Any, gateway: Gateway) -> None:
-        self._client = client
-        self._gateway = gateway
-        self._heard: list[tuple[str, str]] = []
-
-    async def hear(self, message: Any) -> None:
-        self._heard.append((message.subject, message.data.decode()))
-
-    async def heard(self) -> list[tuple[str, str]]:
-        """Subject and text of what was asked since the last call."""
-        await self._gateway.parts.broker.ping(timeout=5)  # whatever it has sent is with the server
-        await self._client.flush()
-        heard, self._heard = self._heard, []
-        return heard
-
-
-@asynccontextmanager
-async def tapped(url: str, gateway: Gateway) -> AsyncIterator[Wiretap]:
-    client = await nats.connect(url)
-    tap = Wiretap(client, gateway)
-    await client.subscribe("rpc.>", cb=tap.hear)
-    try:
-        yield tap
-    finally:
-        await client.close()
-
-
 ROWS_SQL = """
 SELECT format('%I.%I', c.table_schema, c.table_name) AS name, c.column_name AS by
 FROM information_schema.columns c JOIN information_schema.tables t USING (table_schema, table_name)
 WHERE c.table_schema NOT IN ('pg_catalog', 'information_schema') AND t.table_type = 'BASE TABLE'
-  AND (c.column_name IN ('account_id', 'job_id')
+  AND (c.column_name IN ('account_id', 'job_id', 'endpoint_id')
        OR (c.table_schema, c.table_name, c.column_name) = ('gateway', 'account', 'id'))
 """
 
 
 async def stored(gateway: Gateway, owner: Owner) -> dict[str, list[str]]:
-    """Every row of every table that is of the account or of one of its jobs."""
-    mine = [owner.account_id, *(UUID(owner.ids[kind]) for kind in ("job_id", "run_id"))]
+    """Every row of every table that is of the account, one of its jobs or one of its webhooks."""
+    mine = [owner.account_id]
+    mine += [UUID(owner.ids[kind]) for kind in ("job_id", "run_id", "webhook_id")]
     found = {}
     for table in await gateway.admin.fetch(ROWS_SQL):
         rows = await gateway.admin.fetch(

@@ -30,6 +30,7 @@ TAGS: Mapping[str, str] = {
     "Datasets": "Data sets that any number of jobs can use.",
     "Training": "Hyperparameters to begin with.",
     "Billing": "The balance, what was spent, and what can be bought.",
+    "Webhooks": "URLs of yours that are told what happens to jobs, as Standard Webhooks has it.",
     "Account": "The account, its settings and its API keys.",
     "Platform": "Whether it is there.",
 }

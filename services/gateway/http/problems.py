@@ -20,6 +20,7 @@ Code = Literal[
     "idempotency_conflict",
     "idempotency_in_progress",
     "job_already_ended",
+    "webhook_limit",
     "payload_too_large",
     "consent_required",
     "model_not_available",
@@ -56,6 +57,7 @@ PROBLEMS: dict[Code, Problem] = {
         409, "A request with this idempotency key is being worked on."
     ),
     "job_already_ended": Problem(409, "The job has ended; nothing is left to cancel."),
+    "webhook_limit": Problem(409, "The account has as many webhooks as it may have."),
     "payload_too_large": Problem(413, "The request body is too large."),
     "consent_required": Problem(422, "A required consent was not given."),
     "model_not_available": Problem(422, "The model can't be used on this installation now."),

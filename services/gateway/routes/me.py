@@ -1,7 +1,9 @@
 """The account that a key or an ID token stands for."""
 
+import asyncio
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
@@ -9,6 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from libs.bus.rpc import ask
 from libs.contracts.billing_rpc import ACCOUNT, GetAccount, Subscription
+from libs.contracts.webhooks_rpc import DISABLED, DisabledReason, Endpoint, ListDisabled
 from services.gateway.access.accounts import (
     Account,
     Preferences,
@@ -30,9 +33,20 @@ class AccountLimits(Struct, frozen=True, kw_only=True):
     max_api_keys: int
 
 
+class AccountNotice(Struct, frozen=True, kw_only=True):
+    """Something that waits for the account's owner. ``webhook_disabled``: that webhook failed for
+    so long that it was switched off; enabling or disabling it ends the notice."""
+
+    code: Literal["webhook_disabled"]
+    message: str
+    created_at: datetime
+    webhook_id: UUID
+
+
 class Me(Struct, frozen=True, kw_only=True):
     """``paused``: a charge was declined, and ``paused_reason`` says which. ``portal_url`` is where
-    cards and the subscription are managed; null where this installation takes no cards."""
+    cards and the subscription are managed; null where this installation takes no cards. ``notices``
+    are what waits for its owner, the latest first."""
 
     id: UUID
     name: str
@@ -45,6 +59,7 @@ class Me(Struct, frozen=True, kw_only=True):
     portal_url: str | None
     notification_preferences: Preferences
     limits: AccountLimits
+    notices: list[AccountNotice]
     created_at: datetime
 
 
@@ -90,7 +105,10 @@ async def update_me(request: Asked) -> Reply:
 
 
 async def _seen(parts: Parts, account: Account) -> Me:
-    standing = await ask(parts.broker, ACCOUNT, GetAccount(account_id=account.id))
+    standing, disabled = await asyncio.gather(
+        ask(parts.broker, ACCOUNT, GetAccount(account_id=account.id)),
+        ask(parts.broker, DISABLED, ListDisabled(account_id=account.id)),
+    )
     rate = parts.limits.rate(account.plan, account.requests_per_minute)
     return Me(
         id=account.id,
@@ -108,8 +126,33 @@ async def _seen(parts: Parts, account: Account) -> Me:
             burst=rate.burst,
             max_api_keys=parts.limits.of(account.plan).max_api_keys,
         ),
+        notices=notices_of(disabled.endpoints),
         created_at=account.created_at,
     )
+
+
+WHY_DISABLED: dict[DisabledReason, str] = {
+    "gone": "it answered 410 Gone",
+    "failing": "every delivery to it failed for five days",
+}
+
+
+def notices_of(disabled: Sequence[Endpoint]) -> list[AccountNotice]:
+    """Of the webhooks that were switched off by themselves."""
+    return [
+        AccountNotice(
+            code="webhook_disabled",
+            message=(
+                f"The webhook {one.url} was switched off: {WHY_DISABLED[one.disabled_reason]}."
+                f' Repair it, enable it (PATCH /v1/webhooks/{one.id}, {{"enabled": true}}),'
+                " and have what it missed sent again (POST …/recover)."
+            ),
+            created_at=one.disabled_at,
+            webhook_id=one.id,
+        )
+        for one in disabled
+        if one.disabled_reason is not None and one.disabled_at is not None
+    ]
 
 
 ROUTES = (get_me, update_me)

@@ -1,0 +1,147 @@
+"""The sender: claims what is due, attempts it, and writes what came of it, for ever.
+
+At least once: a delivery leaves the queue only when its outcome is durable. A process that dies
+leaves claims behind that lapse. How much is in flight is bounded for each endpoint, for the failing
+ones together, and for all, so that nobody waits for another's slow receiver.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from uuid import UUID
+
+import structlog
+from msgspec import Struct
+
+from libs.eventlog.connection import Pool
+from services.webhooks.claims import AT_ONCE_FAILING, Claimed, Room, claim
+from services.webhooks.model import Attempted
+from services.webhooks.outbound import Client, Reply, post
+from services.webhooks.outcomes import Outcome, Outcomes
+from services.webhooks.signing import signed_headers
+
+IN_FLIGHT = 1_024  # requests of one process, each up to 100 KB with its connection and its buffers
+FAILING_IN_FLIGHT = IN_FLIGHT // 2  # whoever hangs shares one half with the others who do
+PINGS_IN_FLIGHT = 64  # each of them is asked for by somebody who waits for it
+POLL = 1.0  # seconds; for what falls due, and what other replicas have recorded
+BREATH = 0.01  # seconds between claims; what ends meanwhile makes room for more in one statement
+AGAIN_AFTER = 1.0  # seconds, when PostgreSQL does not answer
+STOP_PATIENCE = 1.0  # seconds, of the 5 a supervisor waits; what is cut off comes again
+
+NOT_KEPT = "What happened is not kept any more."
+
+logger = structlog.get_logger()
+
+
+class Means(Struct, frozen=True, kw_only=True):
+    """What sending needs; ``monotonic`` is in seconds, ``chance`` between 0 and 1."""
+
+    pool: Pool
+    client: Client
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    chance: Callable[[], float]
+
+
+class Sender:
+    """Use it in ``async with``. ``wake`` says that something may be due now; it costs nothing."""
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._outcomes = Outcomes(means.pool)
+        self._busy: Counter[UUID] = Counter()
+        self._failing = 0
+        self._pings = 0
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._news = asyncio.Event()
+
+    def wake(self) -> None:
+        self._news.set()
+
+    async def __aenter__(self) -> "Sender":
+        self._claiming = asyncio.create_task(self._claim_for_ever())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._claiming.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._claiming
+        if self._attempts:
+            await asyncio.wait(self._attempts, timeout=STOP_PATIENCE)
+        left = list(self._attempts)
+        for attempt in left:
+            attempt.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await self._outcomes.stop()
+
+    async def _claim_for_ever(self) -> None:
+        while True:
+            try:
+                await self._claim()
+            except Exception as error:  # PostgreSQL is away; what is due stays due
+                logger.warning("nothing claimed", error=repr(error))
+                await asyncio.sleep(AGAIN_AFTER)
+            await asyncio.sleep(BREATH)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL):
+                    await self._news.wait()
+
+    async def _claim(self) -> None:
+        self._news.clear()
+        for claimed in await claim(self._means.pool, self._busy, self._room(), self._means.now()):
+            self._count(claimed, 1)
+            task = asyncio.create_task(self._attempt(claimed))
+            self._attempts.add(task)
+            task.add_done_callback(self._attempts.discard)
+
+    def _room(self) -> Room:
+        deliveries = len(self._attempts) - self._pings
+        return Room(
+            deliveries=IN_FLIGHT - deliveries,
+            failing_endpoints=max(FAILING_IN_FLIGHT - self._failing, 0) // AT_ONCE_FAILING,
+            pings=PINGS_IN_FLIGHT - self._pings,
+        )
+
+    def _count(self, claimed: Claimed, change: int) -> None:
+        if claimed.ping:
+            self._pings += change
+            return
+        self._failing += change * claimed.failing
+        self._busy[claimed.endpoint_id] += change
+        if not self._busy[claimed.endpoint_id]:
+            del self._busy[claimed.endpoint_id]
+
+    async def _attempt(self, claimed: Claimed) -> None:
+        started_at, began = self._means.now(), self._means.monotonic()
+        try:
+            reply = await self._reply_to(claimed, started_at)
+            attempted = Attempted(
+                claimed_until=claimed.until,
+                ping=claimed.ping,
+                started_at=started_at,
+                ended_at=self._means.now(),
+                latency_ms=round((self._means.monotonic() - began) * 1_000),
+                status_code=reply.status_code,
+                error=reply.error,
+                response=reply.response,
+                retry_after=reply.retry_after,
+            )
+            await self._outcomes.write(
+                Outcome(
+                    delivery_id=claimed.id,
+                    endpoint_id=claimed.endpoint_id,
+                    attempted=attempted,
+                    chance=self._means.chance(),
+                )
+            )
+        finally:
+            self._count(claimed, -1)
+            self.wake()  # there is room for another
+
+    async def _reply_to(self, claimed: Claimed, now: datetime) -> Reply:
+        if claimed.payload is None:
+            return Reply(error=NOT_KEPT)
+        headers = signed_headers(claimed.event_id, claimed.payload, claimed.secrets, now)
+        return await post(self._means.client, claimed.url, claimed.payload, headers)
