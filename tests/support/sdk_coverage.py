@@ -6,6 +6,7 @@ that the SDK would send; so a method that takes it and forgets it is found out.
 
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -27,6 +28,7 @@ KEYWORDS = {"Idempotency-Key": "idempotency_key", "Last-Event-ID": "last_event_i
 PATTERNED = {"url": "https://there/x", "cursor": "7"}
 
 
+@cache
 def methods() -> dict[str, Described]:
     """The SDK's methods by the operation that they are."""
     client = Tuneyard(api_key="key", base_url="http://there")

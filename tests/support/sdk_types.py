@@ -155,9 +155,13 @@ class Types:
             kind += " | None" if nullable else ""
             end = "" if required else " = UNSET"
         else:
-            end = "" if required and not _nullable(of) else " = None"
-            if end and not _nullable(of):
+            end = "" if required else " = None"
+            if _nullable(of):
+                end = " = None"
+            elif end:
                 kind += " | None"
+            elif of.get("type") == "array":
+                end = " = []"  # an older server may not have it yet
         lines = [f"    {field}: {kind}{end}"]
         if said := _said(of, sent):
             lines.append(_docstring(said, "    "))

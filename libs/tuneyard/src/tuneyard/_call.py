@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
+from msgspec import UNSET
 
 from tuneyard._effects import Flow, Request, Response, Send, Sleep
 from tuneyard._form import Form
@@ -18,6 +19,9 @@ from tuneyard.errors import APIConnectionError, APIError, ResponseError, Tuneyar
 T = TypeVar("T")
 
 KeyPlace = Literal["header", "body"]
+NULL = msgspec.Raw(b"null")
+"""Of a field where null says something else than silence."""
+
 USER_AGENT = f"tuneyard-python/{VERSION} Python/{platform.python_version()}"
 
 
@@ -38,8 +42,8 @@ class Route:
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """What one call of a method sends. None in ``query`` and ``body`` is not sent. ``read`` makes
-    the result of an answer whose body isn't the result."""
+    """What one call of a method sends. None in ``query`` and ``body`` is not sent, nor is UNSET;
+    NULL is. ``read`` makes the result of an answer whose body isn't the result."""
 
     path: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, Any] = field(default_factory=dict)
@@ -94,7 +98,7 @@ def request_of(options: Options, route: Route, call: Call[Any]) -> Request:
     headers = options.headers()
     body: bytes | Form | None = None
     if call.body is not None:
-        sent = {name: value for name, value in call.body.items() if value is not None}
+        sent = {name: of for name, of in call.body.items() if of is not None and of is not UNSET}
         if route.key == "body":
             sent["idempotency_key"] = call.key or options.seams.new_key()
         body = msgspec.json.encode(sent)

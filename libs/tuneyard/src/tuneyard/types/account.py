@@ -48,7 +48,7 @@ class CreatedKey(Struct, frozen=True, kw_only=True):
     id: str
     name: str
     prefix: str
-    scopes: list[str]
+    scopes: list[str] = []
     created_at: datetime
     expires_at: datetime | None = None
     last_used_at: datetime | None = None
@@ -62,7 +62,7 @@ class ApiKey(Struct, frozen=True, kw_only=True):
     id: str
     name: str
     prefix: str
-    scopes: list[str]
+    scopes: list[str] = []
     created_at: datetime
     expires_at: datetime | None = None
     last_used_at: datetime | None = None

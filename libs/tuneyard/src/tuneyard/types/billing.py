@@ -65,4 +65,4 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
     memo: str
     amount_cents: int
     balance_after_cents: int
-    postings: list[LedgerPosting]
+    postings: list[LedgerPosting] = []

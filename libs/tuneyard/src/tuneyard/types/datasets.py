@@ -54,7 +54,7 @@ class PreviewRow(Struct, frozen=True, kw_only=True):
     answer: str | None = None
     """Known are `chosen`, `rejected`; a newer server may say others."""
     text: str
-    tokens: list[PreviewToken]
+    tokens: list[PreviewToken] = []
     token_count: int
     trained_count: int
     truncated_tokens: int
@@ -73,6 +73,6 @@ class DatasetPreview(Struct, frozen=True, kw_only=True):
     """
     model: ModelName
     seq_len: int
-    data: list[PreviewRow]
+    data: list[PreviewRow] = []
     next_cursor: str | None = None
     has_more: bool

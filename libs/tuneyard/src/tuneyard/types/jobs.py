@@ -80,7 +80,7 @@ class Estimate(Struct, frozen=True, kw_only=True):
     tokens_planned: int
     steps_total: int
     hyperparams: JobHyperparams
-    recommended: list[str]
+    recommended: list[str] = []
     base_model: ModelName
     dataset_id: str | None = None
     priority_processing: bool
@@ -127,7 +127,7 @@ class Job(Struct, frozen=True, kw_only=True):
     output_name: str | None = None
     label: str | None = None
     hyperparams: JobHyperparams
-    recommended: list[str]
+    recommended: list[str] = []
     validation_dataset_id: str | None = None
     start_from: StartedFrom | None = None
     steps_total: int
@@ -166,7 +166,7 @@ class JobDownload(Struct, frozen=True, kw_only=True):
 
     job_id: str
     expires_in: int
-    files: list[DownloadLink]
+    files: list[DownloadLink] = []
 
 
 class CheckpointLink(Struct, frozen=True, kw_only=True):

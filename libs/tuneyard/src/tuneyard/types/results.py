@@ -74,7 +74,7 @@ class Result(Struct, frozen=True, kw_only=True):
     tokens_truncated: int
     device: str
     parity: ParityReport | None = None
-    samples: list[Sample]
+    samples: list[Sample] = []
     lineage: dict[str, str]
     growth: GrowthReport | None = None
     forgetting: ForgettingReport | None = None

@@ -33,7 +33,7 @@ class RunModel(Struct, frozen=True, kw_only=True):
 class RunModels(Struct, frozen=True, kw_only=True):
     """All of them; the list has one page."""
 
-    data: list[RunModel]
+    data: list[RunModel] = []
 
 
 class RunItem(Struct, frozen=True, kw_only=True):
@@ -104,4 +104,4 @@ class ArtifactLink(Struct, frozen=True, kw_only=True):
 class Artifacts(Struct, frozen=True, kw_only=True):
     """What a completed run has made."""
 
-    artifacts: list[ArtifactLink]
+    artifacts: list[ArtifactLink] = []

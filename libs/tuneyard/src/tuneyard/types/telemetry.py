@@ -25,7 +25,7 @@ class MetricPage(Struct, frozen=True, kw_only=True):
     job_id: str
     count: int
     latest_step: int
-    points: list[MetricPoint]
+    points: list[MetricPoint] = []
 
 
 class LogLine(Struct, frozen=True, kw_only=True):
@@ -44,4 +44,4 @@ class LogPage(Struct, frozen=True, kw_only=True):
 
     job_id: str
     latest_seq: int
-    lines: list[LogLine]
+    lines: list[LogLine] = []

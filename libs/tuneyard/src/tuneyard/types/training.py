@@ -56,8 +56,8 @@ class TrainRecommendation(Struct, frozen=True, kw_only=True, tag_field="type", t
     type: ClassVar[str] = "train"
     model_params: int
     dataset_tokens_est: int
-    notes: list[str]
-    evidence: list[Evidence]
+    notes: list[str] = []
+    evidence: list[Evidence] = []
     confidence: dict[str, str]
     disclaimer: str
     recommended: TrainSettings
@@ -94,8 +94,8 @@ class FinetuneRecommendation(Struct, frozen=True, kw_only=True, tag_field="type"
     type: ClassVar[str] = "finetune"
     model_params: int
     dataset_tokens_est: int
-    notes: list[str]
-    evidence: list[Evidence]
+    notes: list[str] = []
+    evidence: list[Evidence] = []
     confidence: dict[str, str]
     disclaimer: str
     recommended: FinetuneSettings
