@@ -34,7 +34,6 @@ BESIDE = {
     "page": ["Page"],
     "streaming": [
         *("StateEvent", "MetricsEvent", "LogEvent", "DoneEvent", "StreamEvent", "WebhookEvent"),
-        *("Notice", "NewPoints", "NewLines"),
     ],
 }
 

@@ -10,16 +10,8 @@ from tuneyard._effects import Close, Emit, Emitting, Flow, Open, Opened, Read, R
 from tuneyard._retry import LONGEST_RETRY_AFTER, WORTH_REPEATING, backoff
 from tuneyard._sse import Message, Parser
 from tuneyard.errors import APIConnectionError, APIError, ResponseError
-from tuneyard.types.streaming import (
-    DoneEvent,
-    LogEvent,
-    MetricsEvent,
-    NewLines,
-    NewPoints,
-    Notice,
-    StateEvent,
-    StreamEvent,
-)
+from tuneyard.types.jobs import NewLines, NewPoints, Notice
+from tuneyard.types.streaming import DoneEvent, LogEvent, MetricsEvent, StateEvent, StreamEvent
 
 # Seconds without a byte, of which there is one every 15: two are lost, so the connection is.
 SILENCE = 45.0

@@ -3,7 +3,7 @@
 Made by `just sdk` from the OpenAPI document; what is changed here by hand is lost.
 """
 
-from tuneyard.types.account import AccountLimits, ApiKey, CreatedKey, Me, Preferences
+from tuneyard.types.account import AccountLimits, AccountNotice, ApiKey, CreatedKey, Me, Preferences
 from tuneyard.types.billing import (
     Balance,
     BillingSummary,
@@ -22,6 +22,9 @@ from tuneyard.types.jobs import (
     JobHyperparams,
     ModelName,
     Moment,
+    NewLines,
+    NewPoints,
+    Notice,
     StartedFrom,
 )
 from tuneyard.types.models import BaseModel, Model
@@ -57,9 +60,6 @@ from tuneyard.types.streaming import (
     DoneEvent,
     LogEvent,
     MetricsEvent,
-    NewLines,
-    NewPoints,
-    Notice,
     StateEvent,
     StreamEvent,
     WebhookEvent,
@@ -76,12 +76,15 @@ from tuneyard.types.training import (
     TrainWindows,
     Window,
 )
+from tuneyard.types.webhooks import Attempt, Delivery, Endpoint, EndpointWithSecret, Recovery
 
 __all__ = [
     "AccountLimits",
+    "AccountNotice",
     "ApiKey",
     "ArtifactLink",
     "Artifacts",
+    "Attempt",
     "Balance",
     "BaseModel",
     "BillingSummary",
@@ -92,8 +95,11 @@ __all__ = [
     "Dataset",
     "DatasetPreview",
     "Deleted",
+    "Delivery",
     "DoneEvent",
     "DownloadLink",
+    "Endpoint",
+    "EndpointWithSecret",
     "Estimate",
     "Evidence",
     "Failure",
@@ -130,6 +136,7 @@ __all__ = [
     "PreviewRow",
     "PreviewToken",
     "RateWindow",
+    "Recovery",
     "Result",
     "RunCreated",
     "RunDetail",

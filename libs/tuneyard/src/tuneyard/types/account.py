@@ -22,9 +22,22 @@ class AccountLimits(Struct, frozen=True, kw_only=True):
     max_api_keys: int
 
 
+class AccountNotice(Struct, frozen=True, kw_only=True):
+    """Something that waits for the account's owner. `webhook_disabled`: that webhook failed for so
+    long that it was switched off; enabling or disabling it ends the notice.
+    """
+
+    code: str
+    """Known are `webhook_disabled`; a newer server may say others."""
+    message: str
+    created_at: datetime
+    webhook_id: str
+
+
 class Me(Struct, frozen=True, kw_only=True):
     """`paused`: a charge was declined, and `paused_reason` says which. `portal_url` is where cards
-    and the subscription are managed; null where this installation takes no cards.
+    and the subscription are managed; null where this installation takes no cards. `notices` are
+    what waits for its owner, the latest first.
     """
 
     id: str
@@ -39,6 +52,7 @@ class Me(Struct, frozen=True, kw_only=True):
     portal_url: str | None = None
     notification_preferences: Preferences
     limits: AccountLimits
+    notices: list[AccountNotice] = []
     created_at: datetime
 
 

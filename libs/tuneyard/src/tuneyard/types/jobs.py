@@ -6,6 +6,7 @@ from typing import Any
 from msgspec import Struct
 
 from tuneyard.types.runs import Failure
+from tuneyard.types.telemetry import LogLine, MetricPoint
 
 
 class JobHyperparams(Struct, frozen=True, kw_only=True):
@@ -181,3 +182,32 @@ class CheckpointLink(Struct, frozen=True, kw_only=True):
     created_at: datetime
     url: str
     expires_in: int
+
+
+class Notice(Struct, frozen=True, kw_only=True):
+    """The payload of Standard Webhooks: `timestamp` is when it happened (UTC), `data` the job
+    right after it. The event's id travels beside it, as `webhook-id`.
+    """
+
+    type: str
+    """Known are `job.cancelled`, `job.completed`, `job.failed`, `job.queued`, `job.running`; a
+    newer server may say others.
+    """
+    timestamp: datetime
+    data: Job
+
+
+class NewPoints(Struct, frozen=True, kw_only=True):
+    """What a job has measured. A step and phase that come again, after the job was taken up anew,
+    replace what was said before.
+    """
+
+    job_id: str
+    points: list[MetricPoint] = []
+
+
+class NewLines(Struct, frozen=True, kw_only=True):
+    """What a job has written on its console."""
+
+    job_id: str
+    lines: list[LogLine] = []

@@ -5,32 +5,7 @@ from typing import Any, ClassVar
 
 from msgspec import Struct
 
-from tuneyard.types.jobs import Job
-from tuneyard.types.telemetry import LogLine, MetricPoint
-
-
-class Notice(Struct, frozen=True, kw_only=True):
-    """A job's status has changed: ``type`` is ``job.queued``, ``job.running``, ``job.completed``,
-    ``job.failed`` or ``job.cancelled``, ``data`` the job right after it."""
-
-    type: str
-    timestamp: datetime
-    data: Job
-
-
-class NewPoints(Struct, frozen=True, kw_only=True):
-    """What a job has measured. A step and phase that come again, after the job was taken up anew,
-    replace what was said before."""
-
-    job_id: str
-    points: list[MetricPoint]
-
-
-class NewLines(Struct, frozen=True, kw_only=True):
-    """What a job has written on its console."""
-
-    job_id: str
-    lines: list[LogLine]
+from tuneyard.types.jobs import Job, NewLines, NewPoints, Notice
 
 
 class StateEvent(Struct, frozen=True, kw_only=True):
