@@ -56,6 +56,10 @@ bench-gpu *ARGS:
 openapi *ARGS:
     @exec python -m tests.support.openapi_release "$@"
 
+# Write the SDK's types anew, from the OpenAPI document
+sdk:
+    @exec python -m tests.support.sdk_types
+
 # Record the examples of the OpenAPI document anew, from a platform that is started for it
 examples:
     @exec python -m tests.conformance.record
@@ -65,6 +69,7 @@ lint:
     ruff check
     ruff format --check
     mypy
+    mypy --config-file libs/tuneyard/pyproject.toml
     lint-imports
 
 # Format and fix what can be fixed

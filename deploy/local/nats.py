@@ -40,7 +40,7 @@ def declare(stream: str) -> tuple[str, ...]:
 PERMISSIONS: dict[str, Permissions] = {
     "gateway": Permissions(
         publish=("rpc.>", "nudge.outbox"),
-        subscribe=("rpc.gateway.>",),
+        subscribe=("rpc.gateway.>", "live.>"),
     ),
     "billing": Permissions(
         publish=("nudge.outbox", "rpc.gateway.keep_plan", *consume(EVENTS_STREAM)),
@@ -68,7 +68,10 @@ PERMISSIONS: dict[str, Permissions] = {
         subscribe=("rpc.webhooks.>",),
     ),
     "telemetry": Permissions(
-        publish=consume(TELEMETRY_STREAM),
+        publish=(
+            *("live.>", *consume(EVENTS_STREAM), *consume(TELEMETRY_STREAM)),
+            f"$JS.API.STREAM.MSG.GET.{TELEMETRY_STREAM}",  # what a job's trainer said last
+        ),
         subscribe=("rpc.telemetry.>",),
     ),
     # The one publisher of events; it also declares the streams.

@@ -73,6 +73,11 @@ def logs_subject(job_id: UUID) -> str:
     return f"telemetry.logs.{job_id}"
 
 
+def live_subject(account_id: UUID) -> str:
+    """Core NATS: messages were added to the account's stream. Only a hint; readers poll as well."""
+    return f"live.{account_id}"
+
+
 async def declare_streams(jetstream: JetStreamContext) -> None:
     """Create the streams, or bring them to this configuration."""
     for config in STREAMS:

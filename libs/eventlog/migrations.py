@@ -7,6 +7,7 @@ from pathlib import Path
 from libs.eventlog.connection import Connection, connect
 
 ROLES = ("gateway", "billing", "scheduler", "artifact", "webhooks", "telemetry", "relay")
+MIGRATION_TIMEOUT = 3_600.0  # seconds; a change of a large table takes what it takes
 MIGRATION_LOCK = 7_205_759  # an arbitrary constant: two migrations at once take turns
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +32,7 @@ async def migrate(admin_dsn: str, passwords: Mapping[str, str]) -> list[str]:
     Returns the files applied. Raises SchemaChanged when an applied file was edited afterwards:
     a later change of the schema is a new numbered file, never an edit.
     """
-    connection = await connect(admin_dsn)
+    connection = await connect(admin_dsn, command_timeout=MIGRATION_TIMEOUT)
     try:
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)

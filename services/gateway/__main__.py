@@ -36,9 +36,11 @@ from services.gateway.app import create_app
 from services.gateway.catalog import Catalog, CatalogError, read_catalog
 from services.gateway.dataset_rows import remove_deleted
 from services.gateway.http.protocol import http_protocol
+from services.gateway.http.server import Server
 from services.gateway.leftovers import remove_abandoned
 from services.gateway.parts import Parts
 from services.gateway.settings import Settings
+from services.gateway.streams.hub import Streams
 
 POOL_SIZE = 16  # queries at once; a query takes under a millisecond, so few serve many requests
 SWEEP_EVERY = 60.0  # seconds; a deleted data set's file goes within a minute of its grace
@@ -88,6 +90,7 @@ async def main() -> None:
             ),
             limiter=RateLimiter(time.monotonic_ns),
             limits=limits,
+            streams=Streams(broker),
             pepper=pepper,
             now=now,
             new_id=uuid4,
@@ -132,7 +135,7 @@ async def serve(parts: Parts, listen: str) -> None:
         # uvicorn raises the signal that stopped it once more when it is done; that must not end
         # the process before everything else is closed.
         asyncio.get_running_loop().add_signal_handler(number, lambda: None)
-    await uvicorn.Server(config).serve()
+    await Server(config, parts.streams.close).serve()
 
 
 if __name__ == "__main__":

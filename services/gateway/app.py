@@ -11,6 +11,7 @@ from litestar.response import Response
 
 from services.gateway.edge import Edge
 from services.gateway.http.errors import as_api_error, error_reply
+from services.gateway.http.event_stream import EventStream
 from services.gateway.http.openapi import document
 from services.gateway.http.operation import operations_of
 from services.gateway.http.options import options_routes
@@ -33,6 +34,7 @@ from services.gateway.routes import (
     reference,
     run_submission,
     runs,
+    stream,
     telemetry,
     webhook_deliveries,
     webhooks,
@@ -47,6 +49,7 @@ ROUTES: Sequence[Any] = (
     *payments.ROUTES,
     *ledger.ROUTES,
     *telemetry.ROUTES,
+    *stream.ROUTES,
     *datasets.ROUTES,
     *preview.ROUTES,
     *models.ROUTES,
@@ -91,6 +94,6 @@ def create_app(parts: Parts) -> Edge:
         request_max_body_size=JSON_LIMIT,
         openapi_config=None,
         logging_config=None,
-        signature_types=[Reply],
+        signature_types=[Reply, EventStream],
     )
     return Edge(app, parts.authenticator, parts.limiter, parts.new_request_id)

@@ -17,6 +17,7 @@ from services.gateway.access.limits import Limits
 from services.gateway.access.rate_limit import RateLimiter
 from services.gateway.catalog import Catalog
 from services.gateway.http.errors import not_found
+from services.gateway.streams.hub import Streams
 
 Asked = Request[Any, Any, Any]
 
@@ -33,6 +34,7 @@ class Parts(Struct, frozen=True, kw_only=True):
     authenticator: Authenticator
     limiter: RateLimiter
     limits: Limits
+    streams: Streams
     pepper: bytes
     now: Callable[[], datetime]
     new_id: Callable[[], UUID]

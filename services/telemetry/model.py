@@ -1,8 +1,10 @@
 """What is stored of a batch, and what fits into an answer. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, TypeVar
+from uuid import UUID
 
 import msgspec
 
@@ -14,6 +16,10 @@ MAX_LINES = 1_000
 
 MAX_ANSWER = 900_000
 """Bytes of points or lines in an answer: NATS carries 1 MiB, and the page around them is small."""
+
+MAX_MESSAGE = 64 * 1024
+"""Bytes of points or lines in one message of a stream, unless a single one is longer: some 300
+points, sent in one piece to clients that may be slow."""
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9999, 1, 1, tzinfo=UTC)
@@ -56,6 +62,64 @@ def log_rows(batch: LogBatch) -> list[Row]:
         )
         for line in batch.lines
     ]
+
+
+def metric_key(row: Row) -> Row:
+    """Of a row of ``telemetry.metric``, or the beginning of one. A UUID's integer is compared and
+    hashed several times as fast as the UUID."""
+    return row[0].int, row[1], row[2]
+
+
+def line_key(row: Row) -> Row:
+    """The same of ``telemetry.log_line``."""
+    return row[0].int, row[1]
+
+
+def newest_rows(rows: Iterable[Row], key: Callable[[Row], Row], version: slice) -> dict[Row, Row]:
+    """One row of each key, that of the latest attempt, in an order that all writers share: who
+    waits for another's row then never has one that the other waits for."""
+    newest: dict[Row, Row] = {}
+    for row in rows:
+        mine = key(row)
+        known = newest.setdefault(mine, row)
+        if known is not row and known[version] < row[version]:
+            newest[mine] = row
+    return dict(sorted(newest.items(), key=itemgetter(0)))
+
+
+def point_of(row: Row) -> MetricPoint:
+    _, step, phase, _, ts, cycle, loss, lr, throughput, vram_gb, grad_norm = row
+    return MetricPoint(
+        ts=ts,
+        step=step,
+        cycle=cycle,
+        phase=phase,
+        loss=loss,
+        lr=lr,
+        throughput=throughput,
+        vram_gb=vram_gb,
+        grad_norm=grad_norm,
+    )
+
+
+def line_of(row: Row) -> LogLine:
+    _, seq, _, ts, stream, text = row
+    return LogLine(seq=seq, ts=ts, stream=stream, text=text)
+
+
+def payloads(job_id: UUID, field: str, items: Iterable[MetricPoint | LogLine]) -> Iterator[bytes]:
+    """``{"job_id", field: [...]}``, as often as it takes for each to stay within its limit."""
+    head = f'{{"job_id":"{job_id}","{field}":['.encode()
+    parts: list[bytes] = []
+    size = 0
+    for part in map(msgspec.json.encode, items):
+        size += len(part)
+        if parts and size > MAX_MESSAGE:
+            yield head + b",".join(parts) + b"]}"
+            parts, size = [], len(part)
+        parts.append(part)
+    if parts:
+        yield head + b",".join(parts) + b"]}"
 
 
 def storable_text(text: str) -> str:

@@ -5,15 +5,15 @@ import importlib
 import os
 import sys
 import time
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from cyclopts import App, Parameter
 from rich.console import Console
 
 from tests.bench.figures import QUICK, Figure, Size, table
 
-Name = Literal["append", "reads", "submit", "cold", "growth", "finetune", "webhooks"]
-ALL: tuple[Name, ...] = ("append", "reads", "submit", "cold", "growth", "finetune", "webhooks")
+Name = Literal["append", "reads", "submit", "stream", "webhooks", "cold", "growth", "finetune"]
+ALL: tuple[Name, ...] = get_args(Name)
 
 app = App(name="just bench", help=__doc__, version_flags=[])
 

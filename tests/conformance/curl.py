@@ -23,6 +23,8 @@ def main() -> None:
     options.add_argument("-X", dest="method")
     options.add_argument("-H", dest="headers", action="append", default=[])
     options.add_argument("-F", dest="form", action="append", default=[], type=form_field)
+    # -N: what comes is not held back. Here it is only read when all of it is there.
+    options.add_argument("-N", action="store_true")
     asked = options.parse_args()
     curl = pycurl.Curl()
     curl.setopt(pycurl.URL, asked.url)

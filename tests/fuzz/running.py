@@ -85,7 +85,7 @@ async def fuzzed_platform() -> AsyncIterator[Target]:
             base_url=stack.base_url, headers={"Authorization": f"Bearer {key}"}, timeout=30
         ) as api:
             await eventually(lambda: _status(api, "/v1/readyz"), lambda status: status == 200)
-            document = (await api.get("/openapi.json")).json()
+            document = _without_streams((await api.get("/openapi.json")).json())
             known = await _something_of_everything(running, api)
             await _show_rows(running, api, known["dataset_id"][0])
         yield Target(
@@ -97,6 +97,16 @@ async def fuzzed_platform() -> AsyncIterator[Target]:
             document=document,
             known=known,
         )
+
+
+def _without_streams(document: dict[str, Any]) -> dict[str, Any]:
+    """An answer that never ends can't be judged; tests of streams send them what is wrong."""
+    paths = {
+        path: item
+        for path, item in document["paths"].items()
+        if "text/event-stream" not in str(item.get("get"))
+    }
+    return document | {"paths": paths}
 
 
 async def _rich_account(stack: Stack) -> tuple[str, UUID]:

@@ -53,7 +53,9 @@ from services.gateway.access.rate_limit import SECOND, RateLimiter
 from services.gateway.app import create_app
 from services.gateway.catalog import Catalog, read_catalog
 from services.gateway.http.protocol import http_protocol
+from services.gateway.http.server import Server
 from services.gateway.parts import Parts
+from services.gateway.streams.hub import Streams
 from services.scheduler import retention
 from services.scheduler.handlers import Scheduler
 from services.webhooks.answering import Answering
@@ -64,6 +66,7 @@ from tests.support.stack import Database, Nats
 
 ROOT = Path(__file__).parents[2]
 PEPPER = b"pepper"
+HEARTBEAT = 0.3  # seconds, of streams
 OTHERS = ("billing", "scheduler", "artifact", "webhooks", "telemetry", "relay")
 ROWS = b"".join(
     b'{"messages": [{"role": "user", "content": "%d plus one?"},'
@@ -206,6 +209,7 @@ async def running_gateway(
             ),
             limiter=RateLimiter(lambda: int(clock.monotonic() * SECOND)),
             limits=limits,
+            streams=Streams(broker, heartbeat=HEARTBEAT),
             pepper=PEPPER,
             now=clock.now,
             new_id=uuid4,
@@ -314,7 +318,7 @@ async def _served(parts: Parts) -> AsyncIterator[str]:
         log_config=None,
         access_log=False,
     )
-    server = uvicorn.Server(config)
+    server = Server(config, parts.streams.close)
     task = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 (uvicorn has no event for it)
         await asyncio.sleep(0.01)

@@ -3,9 +3,11 @@
 import shutil
 from pathlib import Path
 
-from tests.bench import training
+from libs.eventlog.connection import create_pool
+from tests.bench import stream, training
 from tests.bench.append import GOALS, measure
 from tests.bench.figures import Size, table
+from tests.bench.servers import platform
 from tests.support.stack import Database
 from tests.support.training import SMALL
 
@@ -31,3 +33,15 @@ def test_the_training_benchmark_measures_a_toy_in_every_way(
     pruned = [f for f in figures if f not in grown]
     assert len(pruned) == 5 * len(training.KEPT) + 4 + 3
     assert all(figure.ours > 1 for figure in pruned)
+
+
+async def test_the_stream_benchmark_counts_every_point_of_every_client() -> None:
+    async with (
+        platform(("relay", "telemetry", "gateway")) as running,
+        create_pool(running.stack.admin_dsn(), size=2) as admin,
+    ):
+        watched, _ = await stream.live(running, admin, clients=20, number=20)
+        told, bare = await stream.ingest(running, admin, groups=1)
+    assert watched.faults == 0
+    assert watched.worst_ms >= watched.p99_ms >= watched.p50_ms > 0
+    assert min(told, bare) > 0

@@ -1,4 +1,5 @@
-"""A client that owes the rest of a request and says nothing does not hold its connection."""
+"""A client that owes the rest of a request and says nothing does not hold its connection, nor does
+one that reads nothing of its answer."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,8 +17,26 @@ POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
 WHOLE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
+ENDLESS = b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n"
+ended = asyncio.Event()
+
+
+async def answers_for_ever(receive: Any, send: Any) -> None:
+    """Until the client is gone."""
+    await receive()
+    gone = asyncio.ensure_future(receive())
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    while not gone.done():
+        await send({"type": "http.response.body", "body": bytes(65_536), "more_body": True})
+        await asyncio.sleep(0)
+    ended.set()
+
+
 async def answers_late(scope: Any, receive: Any, send: Any) -> None:
     """Reads the body, takes longer than the silence, and answers."""
+    if scope["path"] == "/endless":
+        await answers_for_ever(receive, send)
+        return
     while (message := await receive()).get("more_body"):
         pass
     if message["type"] == "http.disconnect":
@@ -71,4 +90,20 @@ async def test_who_goes_on_sending_is_heard_to_the_end(port: int) -> None:
         status = await reader.readline()
 
     assert b" 204 " in status
+    writer.close()
+
+
+async def test_who_reads_nothing_of_an_answer_is_let_go_of_and_who_reads_slowly_is_not(
+    port: int,
+) -> None:
+    ended.clear()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(ENDLESS)
+    for _ in range(10):
+        await reader.readexactly(8 * 1024 * 1024)
+        await asyncio.sleep(SILENCE / 2)
+    assert not ended.is_set()
+
+    async with asyncio.timeout(PATIENCE):
+        await ended.wait()
     writer.close()

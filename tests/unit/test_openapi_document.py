@@ -93,8 +93,20 @@ def test_every_operation_names_the_scope_that_it_needs_or_needs_no_key() -> None
 
 def test_every_success_has_a_schema() -> None:
     for where, one in operations():
-        (good,) = [answer for status, answer in one["responses"].items() if status < "300"]
-        assert good["content"]["application/json"]["schema"], where
+        (good,) = [of for of in one["responses"].values() if "x-error-codes" not in of][:1]
+        (media,) = good["content"].values()
+        assert media["schema"], where
+
+
+def test_a_stream_says_what_each_of_its_events_holds() -> None:
+    for path in ("/v1/stream", "/v1/jobs/{job_id}/stream"):
+        one = DOCUMENT["paths"][path]["get"]
+        assert "Last-Event-ID" in [each["name"] for each in one["parameters"]]
+        events = one["responses"]["200"]["content"]["text/event-stream"]["x-events"]
+        assert set(events) == {"state", "metrics", "log", "done"}
+        assert ("204" in one["responses"]) == ("{job_id}" in path)
+        for schema in events.values():
+            assert schema["$ref"].rpartition("/")[2] in DOCUMENT["components"]["schemas"]
 
 
 def test_every_refusal_is_the_envelope_with_its_codes() -> None:

@@ -1,20 +1,27 @@
 """What telemetry keeps of a batch, and how it cuts an answer."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from uuid import uuid4
 
 import msgspec
 import pytest
 
+from libs.contracts.telemetry_rpc import NewMessages, StreamMessage
 from libs.contracts.training import LogLine, MetricPoint
 from services.telemetry.model import (
     EARLIEST,
     LATEST,
     MAX_ANSWER,
+    MAX_MESSAGE,
+    line_key,
+    newest_rows,
+    payloads,
     storable_text,
     storable_time,
     that_fit,
     whole_steps,
 )
+from services.telemetry.sequence import MAX_HINT, hint_of
 
 NOON = datetime(2026, 3, 19, 12, 0, tzinfo=UTC)
 
@@ -70,3 +77,37 @@ def test_any_clock_gives_a_time_that_can_be_stored(sent: datetime, stored: datet
 
 def test_a_nul_character_is_left_out() -> None:
     assert storable_text("a\0b") == "ab"
+
+
+def test_of_rows_with_one_key_the_latest_attempt_counts_and_in_it_the_newest() -> None:
+    job = uuid4()
+    late, early = NOON + timedelta(seconds=9), NOON
+    rows = [(job, 2, 1, late, "a"), (job, 1, 2, early, "b"), (job, 1, 1, late, "c")]
+    rows += [(job, 2, 1, early, "d")]
+    newest = newest_rows(rows, line_key, slice(2, 4))
+    assert list(newest.values()) == [rows[1], rows[0]]
+
+
+def test_payloads_hold_every_line_once_and_stay_within_their_size() -> None:
+    job = uuid4()
+    written = [
+        LogLine(seq=n, ts=NOON, stream="stdout", text="x" * 4_000 if n % 3 else "\u0001" * 4_000)
+        for n in range(40)
+    ]
+    made = list(payloads(job, "lines", written))
+    assert len(made) > 1
+    assert all(len(payload) <= MAX_MESSAGE + 100 for payload in made)
+    decoded = [msgspec.json.decode(payload) for payload in made]
+    assert {one["job_id"] for one in decoded} == {str(job)}
+    assert [line["seq"] for one in decoded for line in one["lines"]] == list(range(40))
+    assert list(payloads(job, "lines", [])) == []
+
+
+def test_a_hint_that_would_not_fit_says_how_far_the_sequence_goes() -> None:
+    big = msgspec.json.encode("x" * (MAX_HINT // 2))
+    messages = [
+        StreamMessage(place=place, job_id=uuid4(), kind="log", payload=msgspec.Raw(big))
+        for place in (7, 8, 9)
+    ]
+    hint = msgspec.json.decode(hint_of(messages), type=NewMessages)
+    assert ([m.place for m in hint.messages], hint.last) == ([7], 9)

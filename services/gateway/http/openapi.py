@@ -5,8 +5,10 @@ from; what every operation of a kind refuses is added here, so that no route can
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from services.gateway.http.errors import ErrorEnvelope
+from services.gateway.http.event_stream import EVENT_STREAM
 from services.gateway.http.headers import HEADERS
 from services.gateway.http.operation import FormBody, Operation
 from services.gateway.http.problems import PROBLEMS, Code
@@ -66,11 +68,28 @@ IDEMPOTENCY_KEY: Json = {
 }
 
 
+LAST_EVENT_ID: Json = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "required": False,
+    "description": "The id of the last message that you have: those behind it are sent.",
+    "schema": {"type": "string", "pattern": "^[0-9]{1,15}$"},
+}
+
+ENDED_BEFORE: Json = {
+    "description": "Nothing is left to come: what was sent as Last-Event-ID is the job's `done`."
+}
+
+
 def document(operations: Sequence[Operation], examples: Mapping[str, Json]) -> Json:
     """The whole document. ``examples`` are real ones by operation id: ``request``, ``answer``."""
     schema_of, components = schemas_of(
         [one.body for one in operations if one.body is not None],
-        [ErrorEnvelope, *(one.answer for one in operations)],
+        [
+            ErrorEnvelope,
+            *(one.answer for one in operations),
+            *(data for one in operations for data in (one.events or {}).values()),
+        ],
     )
     components["ErrorEnvelope"]["examples"] = [ERROR_EXAMPLE]
     paths: dict[str, Json] = {}
@@ -152,6 +171,8 @@ def _parameters(one: Operation) -> list[Json]:
             found.append(where | told | {"schema": schema})
     if one.idempotency_key:
         found.append(IDEMPOTENCY_KEY)
+    if one.events is not None:
+        found.append(LAST_EVENT_ID)
     return found
 
 
@@ -202,10 +223,13 @@ def _responses(
     content: Json = {"schema": schema_of[id(one.answer)]}
     if "answer" in example:
         content["example"] = example["answer"]
+    media_type = JSON
+    if one.events is not None:
+        media_type, content = EVENT_STREAM, _event_stream(one.events, schema_of)
     good: Json = {
         "description": one.summary + ".",
         "headers": _headers(one, one.status),
-        "content": {JSON: content},
+        "content": {media_type: content},
     }
     links = {
         f"{other.id}By{name.title().replace('_', '')}": {
@@ -214,11 +238,13 @@ def _responses(
         }
         for name, pointer in one.links.items()
         for other in operations
-        if other.parameters == [name]
+        if other.parameters == [name] and other.events is None
     }
     if links:
         good["links"] = links
     found = {str(one.status): good}
+    if one.events is not None and one.parameters:
+        found["204"] = ENDED_BEFORE | {"headers": _headers(one, 204)}
     codes = refusals_of(one)
     for status in sorted({PROBLEMS[code].status for code in codes}):
         these = [code for code in codes if PROBLEMS[code].status == status]
@@ -229,6 +255,18 @@ def _responses(
             "x-error-codes": these,
         }
     return found
+
+
+def _event_stream(events: Mapping[str, Any], schema_of: Mapping[int, Json]) -> Json:
+    """OpenAPI 3.1 has no words for the parts of a stream."""
+    return {
+        "schema": {
+            "type": "string",
+            "description": "Server-sent events, each with `id`, `event` and `data`: an object that"
+            " is described in `x-events` under the event's name.",
+        },
+        "x-events": {name: schema_of[id(data)] for name, data in events.items()},
+    }
 
 
 def _headers(one: Operation, status: int) -> Json:

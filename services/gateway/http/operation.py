@@ -43,6 +43,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     """``path`` is as OpenAPI writes it. ``answer`` is the type of the body of the hoped-for
     ``status``. ``links`` names the path parameters that a value of the answer can be passed as:
     parameter to JSON pointer. ``headers`` are the answer's own, by their names in the document.
+    ``events`` are those of a stream, by name: the types of their data.
     ``deprecated`` is since when the operation is so, and ``sunset`` when it ends."""
 
     id: str
@@ -59,6 +60,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     form: FormBody | None
     refuses: tuple[Code, ...]
     idempotency_key: bool
+    events: Mapping[str, Any] | None
     links: Mapping[str, str]
     headers: tuple[str, ...]
     deprecated: date | None
@@ -84,6 +86,7 @@ def operation(
     form: FormBody | None = None,
     refuses: tuple[Code, ...] = (),
     idempotency_key: bool = False,
+    events: Mapping[str, Any] | None = None,
     links: Mapping[str, str] | None = None,
     headers: tuple[str, ...] = (),
     deprecated: date | None = None,
@@ -118,6 +121,7 @@ def operation(
             form=form,
             refuses=refuses,
             idempotency_key=idempotency_key,
+            events=events,
             links=links or {},
             headers=headers,
             deprecated=deprecated,

@@ -26,6 +26,7 @@ Code = Literal[
     "model_not_available",
     "validation_failed",
     "rate_limited",
+    "too_many_streams",
     "internal_error",
     "service_unavailable",
 ]
@@ -64,6 +65,7 @@ PROBLEMS: dict[Code, Problem] = {
         422, "The request says something that can't be done; the message names it."
     ),
     "rate_limited": Problem(429, "Too many requests; wait for as long as Retry-After says."),
+    "too_many_streams": Problem(429, "The account has too many streams open; close some."),
     "internal_error": Problem(500, "Something is broken here; the request may be repeated."),
     "service_unavailable": Problem(
         503, "A part of the platform does not answer; try again shortly."

@@ -23,7 +23,8 @@ LINGER = 1.0
 """Seconds for what a refused client has sent already to arrive."""
 
 SILENCE = 30.0
-"""Seconds without a byte from a client that owes the rest of a request. Each such connection holds
+"""Seconds without a byte from a client that owes the rest of a request, or in which one that is
+being answered reads nothing. Each such connection holds
 an open file, so whoever opens enough of them would shut everybody out."""
 
 NOT_HTTP = "What was sent is not an HTTP/1.1 request; check the request line, headers and chunks."
@@ -43,6 +44,7 @@ def http_protocol(
         _moved = False
         _refused = False
         _heard = False  # anything since the last look
+        _unread = 0  # bytes of the answer that waited for the client at the last look
         _look: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -58,8 +60,15 @@ def http_protocol(
             if self._owed() and not self._heard:
                 self.transport.close()
                 return
+            if self._takes_nothing():
+                self.transport.abort()
+                return
             self._heard = False
             self._look = self.loop.call_later(silence, self._look_for_silence)
+
+        def _takes_nothing(self) -> bool:
+            before, self._unread = self._unread, self.transport.get_write_buffer_size()
+            return self.flow.write_paused and self._unread == before
 
         def _owed(self) -> bool:
             """Whether the next step is the client's; between requests uvicorn looks by itself."""

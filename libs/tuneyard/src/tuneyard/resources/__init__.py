@@ -1,0 +1,1 @@
+"""The parts of a client, by what they are about."""
