@@ -6,6 +6,7 @@ from email.utils import format_datetime
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 
 from tests.support.failing_http import (
@@ -23,6 +24,7 @@ from tuneyard import (
     APIConnectionError,
     APIError,
     APITimeoutError,
+    AsyncTuneyard,
     ConflictError,
     InsufficientBalanceError,
     NotFoundError,
@@ -350,3 +352,15 @@ async def test_waiting_has_an_end_of_its_own(kind: Kind) -> None:
 
     assert len(server.asked) == 7
     assert clock == [60.0]
+
+
+async def test_a_client_of_ones_own_is_used_and_left_open() -> None:
+    async with (
+        failing_server(lambda _: says(job("j"))) as server,
+        httpx.AsyncClient(headers={"X-Mine": "yes"}) as mine,
+    ):
+        async with AsyncTuneyard(api_key=KEY, base_url=server.url, http_client=mine) as client:
+            await client.jobs.get(job_id="j")
+        assert not mine.is_closed
+
+    assert server.asked[0].headers["x-mine"] == "yes"

@@ -1,6 +1,6 @@
 """The account, and its API keys."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -26,7 +26,7 @@ class MyAccount(Resource[M, R]):
         self,
         *,
         name: str | None = None,
-        notification_preferences: PreferencesPatch | None = None,
+        notification_preferences: PreferencesPatch | Mapping[str, bool] | None = None,
     ) -> Call[Me]:
         """What is left out stays as it is."""
         return Call(body={"name": name, "notification_preferences": notification_preferences})
