@@ -10,7 +10,7 @@ from libs.bus.consume import durable_name, subscribe
 from libs.bus.rpc import answer
 from libs.bus.service import database, run_service
 from libs.contracts.telemetry_rpc import LOGS, METRICS
-from libs.eventlog.inbox import burier
+from libs.eventlog.dead_letters import DeadLetters
 from libs.observability.logs import configure_logs
 from libs.settings import decode_settings
 from services.telemetry.handlers import store_logs, store_metrics
@@ -27,6 +27,7 @@ async def main() -> None:
     configure_logs("telemetry", settings.log_level)
     broker = make_broker(settings.nats_url)
     async with database(settings.database_url, size=POOL_SIZE) as pool:
+        letters = DeadLetters(pool=pool)
         metrics, lines = Ingest(pool, METRICS_SQL), Ingest(pool, LINES_SQL)
 
         answer(broker, METRICS, partial(read_metrics, pool))
@@ -42,10 +43,10 @@ async def main() -> None:
                 subject=subject,
                 durable=durable_name("telemetry", subject.split(".")[1]),
                 handle=handle,
-                bury=burier(pool),
+                letters=letters,
                 workers=WORKERS,
             )
-        await run_service(broker, "telemetry", streams=frozenset({"TELEMETRY"}))
+        await run_service(broker, "telemetry", streams=frozenset({"TELEMETRY"}), letters=letters)
 
 
 if __name__ == "__main__":

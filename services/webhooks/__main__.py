@@ -8,7 +8,7 @@ import uvloop
 from libs.bus.broker import make_broker
 from libs.bus.consume import consume
 from libs.bus.service import database, run_service
-from libs.eventlog.inbox import burier
+from libs.eventlog.dead_letters import DeadLetters
 from libs.jobstate.notice import NOTICE_TYPES
 from libs.observability.logs import configure_logs
 from libs.settings import decode_settings
@@ -23,9 +23,10 @@ async def main() -> None:
     configure_logs("webhooks", settings.log_level)
     broker = make_broker(settings.nats_url)
     async with database(settings.database_url, size=POOL_SIZE) as pool:
+        letters = DeadLetters(pool=pool)
         for event_class in NOTICE_TYPES:
-            consume(broker, "webhooks", event_class, partial(record, pool), bury=burier(pool))
-        await run_service(broker, "webhooks", streams=frozenset({"EVENTS"}))
+            consume(broker, "webhooks", event_class, partial(record, pool), letters=letters)
+        await run_service(broker, "webhooks", streams=frozenset({"EVENTS"}), letters=letters)
 
 
 if __name__ == "__main__":
