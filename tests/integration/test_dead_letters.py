@@ -226,7 +226,8 @@ async def test_two_replicas_never_try_one_letter_at_once(
         first = asyncio.create_task(DeadLetters(pool=one, handlers={REPORTS: slow}).retry())
         async with asyncio.timeout(10):
             await begun.wait()
-        await DeadLetters(pool=two, handlers={REPORTS: slow}).retry()
+        async with asyncio.timeout(10):
+            await DeadLetters(pool=two, handlers={REPORTS: slow}).retry()
         may_end.set()
         await first
     assert tries == [job.payload]
