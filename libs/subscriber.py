@@ -27,9 +27,9 @@ STREAM = "EVENTS"
 API = "tuneyard"
 """What a subscriber's requests to JetStream begin with: they cross into the platform's account."""
 
-ACK_WAIT = 30.0  # seconds until what a dead process held is delivered again
-ALIVE_EVERY = 10.0  # seconds; what is held says so, three times before it would be delivered again
-MAX_SIGNS = 360  # an hour; a handler that takes longer hangs
+ACK_WAIT = 10.0  # seconds until what a dead process held is delivered again
+ALIVE_EVERY = 3.0  # seconds; what is held says so, three times before it would be delivered again
+MAX_SIGNS = 1_200  # an hour; a handler that takes longer hangs
 BATCH = 64  # events fetched at once; more only delay what is delivered again
 PULL_SECONDS = 5.0  # a pull that NATS forgot in a restart is asked again then
 RETRY_PAUSE = 1.0  # seconds between tries while there is no NATS, or no consumer
