@@ -14,9 +14,7 @@ async def main(url: str, file: str) -> None:
     async with Subscriber(url, types=[JobCompleted]) as events:
         async for event in events:
             job, done = event.envelope, event.data
-            if isinstance(
-                done, JobCompleted
-            ):  # else it is newer than this program
+            if isinstance(done, JobCompleted):  # else it is newer than this program
                 row = (str(job.event_id), str(job.job_id), job.occurred_at.isoformat())
                 with table:  # a transaction; an event that comes again has its row already
                     table.execute(
