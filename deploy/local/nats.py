@@ -125,7 +125,7 @@ def subscriber(name: str, password: str) -> str:
 
 
 def config(
-    *, port: int, store: Path, passwords: Mapping[str, str], subscribers: Mapping[str, str]
+    *, port: int, store: Path, passwords: Mapping[str, str], subscribers: Mapping[str, str] = {}
 ) -> str:
     """The server's configuration. ``passwords`` has one for every user of `PERMISSIONS`.
 
