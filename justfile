@@ -60,6 +60,10 @@ openapi *ARGS:
 sdk:
     @exec python -m tests.support.sdk_types
 
+# Release the interface of the job events: write docs/asyncapi.yaml, unless subscribers would break
+asyncapi *ARGS:
+    @exec python -m tests.support.asyncapi_release "$@"
+
 # Record the examples of the OpenAPI document anew, from a platform that is started for it
 examples:
     @exec python -m tests.conformance.record

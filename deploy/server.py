@@ -12,7 +12,7 @@ import asyncpg
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from deploy import money
+from deploy import dead_letters, money, subscribers
 from deploy.local.issuer import id_token
 from deploy.local.program import StackError
 from deploy.local.services import command
@@ -36,6 +36,8 @@ log = App(name="log", help="The event log.")
 app.command(log)
 app.command(account)
 app.command(key)
+app.command(dead_letters.app)
+app.command(subscribers.app)
 for name, command_of_money in money.COMMANDS.items():
     app.command(command_of_money, name=name)
 

@@ -1,5 +1,6 @@
 """NATS with JetStream: one server on loopback, and who may say what to whom."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import nats
@@ -8,6 +9,11 @@ from nats.errors import Error as NatsError
 
 from deploy.local.program import Program, wheel_executable
 from libs.contracts.rpc import ping_of
+from libs.subscriber import API
+
+PLATFORM, SUBSCRIBERS = "TUNEYARD", "SUBSCRIBERS"
+"""Two accounts, since permissions alone do not keep a reader from writing: whoever may ask for a
+consumer's next message may name any subject of its account for the answer."""
 
 OPERATOR = "operator"
 
@@ -88,6 +94,14 @@ def inbox_prefix(user: str) -> str:
     return f"_INBOX_{user}"
 
 
+def subscribe_to_events(user: str) -> tuple[str, ...]:
+    """What a subscriber may publish: requests for its one consumer's messages, and its answers to
+    them. The consumer has its user's name."""
+    verbs = ("INFO", "MSG.NEXT")
+    asks = (f"{API}.CONSUMER.{verb}.{EVENTS_STREAM}.{user}" for verb in verbs)
+    return (*asks, f"$JS.ACK.{EVENTS_STREAM}.{user}.>")
+
+
 def _subjects(subjects: tuple[str, ...]) -> str:
     return "[" + ", ".join(f'"{subject}"' for subject in subjects) + "]"
 
@@ -103,28 +117,81 @@ def _user(name: str, password: str, allowed: Permissions) -> str:
     )
 
 
-def config(*, port: int, store: Path, passwords: dict[str, str]) -> str:
+def subscriber(name: str, password: str) -> str:
+    """A subscriber among the users of its account."""
+    return (
+        f'    {{ user: "{name}", password: "{password}", permissions: {{\n'
+        f"        publish: {{ allow: {_subjects(subscribe_to_events(name))} }}\n"
+        f'        subscribe: {{ allow: ["{inbox_prefix(name)}.>"] }}\n'
+        "    } }"
+    )
+
+
+def config(
+    *, port: int, store: Path, passwords: Mapping[str, str], subscribers: Mapping[str, str] = {}
+) -> str:
     """The server's configuration. ``passwords`` has one for every user of `PERMISSIONS`.
 
     ``sync_interval: always``: a message is on the disk before its publisher gets the
     acknowledgement; by default JetStream would sync every two minutes.
     """
     users = "\n".join(_user(name, passwords[name], PERMISSIONS[name]) for name in PERMISSIONS)
+    readers = "\n".join(subscriber(name, password) for name, password in subscribers.items())
     return (
         "server_name: tuneyard\n"
         f'listen: "127.0.0.1:{port}"\n'
         f'jetstream {{ store_dir: "{store}", sync_interval: always }}\n'
-        f"authorization {{ users: [\n{users}\n]}}\n"
+        f"accounts {{\n{accounts(users, readers)}}}\n"
     )
 
 
-def program(folder: Path, *, port: int, passwords: dict[str, str]) -> Program:
-    """Write the configuration (it holds passwords: mode 0600) and give the server to run."""
+def accounts(users: str, readers: str) -> str:
+    """The platform's account, and that of subscribers with what they reach of it."""
+    asks = {
+        "CONSUMER.INFO": "",
+        "CONSUMER.MSG.NEXT": ", response_type: stream",
+    }
+    exports, imports = "", ""
+    for verb, how in asks.items():
+        subject = f"$JS.API.{verb}.{EVENTS_STREAM}.*"
+        exports += f'    {{ service: "{subject}"{how}, accounts: [{SUBSCRIBERS}] }}\n'
+        imports += (
+            f'    {{ service: {{ account: {PLATFORM}, subject: "{subject}" }},'
+            f' to: "{API}.{verb}.{EVENTS_STREAM}.*" }}\n'
+        )
+    acks = f"$JS.ACK.{EVENTS_STREAM}.>"
+    exports += f'    {{ service: "{acks}", accounts: [{SUBSCRIBERS}] }}\n'
+    imports += f'    {{ service: {{ account: {PLATFORM}, subject: "{acks}" }} }}\n'
+    return (
+        f"{PLATFORM} {{ jetstream: enabled\n"
+        f"  users: [\n{users}\n  ]\n  exports: [\n{exports}  ] }}\n"
+        f"{SUBSCRIBERS} {{\n"
+        f"  users: [\n{readers}\n  ]\n  imports: [\n{imports}  ] }}\n"
+    )
+
+
+def write_config(
+    folder: Path, *, port: int, passwords: Mapping[str, str], subscribers: Mapping[str, str]
+) -> Path:
+    """Write the configuration in one step (it holds passwords: mode 0600); its path."""
+    text = config(port=port, store=folder / "store", passwords=passwords, subscribers=subscribers)
+    unfinished = folder / "nats.unfinished"
+    unfinished.touch(mode=0o600)
+    unfinished.write_text(text)
+    return unfinished.rename(folder / "nats.conf")
+
+
+def program(
+    folder: Path, *, port: int, passwords: Mapping[str, str], subscribers: Mapping[str, str] = {}
+) -> Program:
+    """Write the configuration and give the server to run, which is not running now."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    config_file = folder / "nats.conf"
-    config_file.touch(mode=0o600)
-    config_file.write_text(config(port=port, store=folder / "store", passwords=passwords))
-    return Program(name="nats", argv=(wheel_executable("nats-server"), "-c", str(config_file)))
+    # Before there were subscribers, the platform had the server's own account to itself.
+    former, store = folder / "store/jetstream/$G", folder / "store/jetstream" / PLATFORM
+    if former.exists() and not store.exists():
+        former.rename(store)
+    file = write_config(folder, port=port, passwords=passwords, subscribers=subscribers)
+    return Program(name="nats", argv=(wheel_executable("nats-server"), "-c", str(file)))
 
 
 def url(*, user: str, password: str, port: int) -> str:

@@ -168,11 +168,13 @@ class Supervisor:
 
 async def end_stale(folder: Path, tell: Callable[[str], None]) -> None:
     """End what a supervisor that was killed left running on this folder, by its pid files."""
-    stale = {path: pid for path in (folder / "run").glob("*.pid") if (pid := _stale(path, folder))}
+    stale = {
+        path: pid for path in (folder / "run").glob("*.pid") if (pid := process_of(path, folder))
+    }
     for path, pid in stale.items():
         tell(f"ending {path.stem} (process {pid}) of an earlier run")
     for number in (signal.SIGTERM, signal.SIGKILL):
-        stale = {path: pid for path, pid in stale.items() if _stale(path, folder)}
+        stale = {path: pid for path, pid in stale.items() if process_of(path, folder)}
         for pid in stale.values():
             _signal_group(pid, number)
         for _ in range(int(STALE_GRACE_SECONDS / STALE_POLL_SECONDS)):
@@ -183,7 +185,7 @@ async def end_stale(folder: Path, tell: Callable[[str], None]) -> None:
         path.unlink()
 
 
-def _stale(pid_file: Path, folder: Path) -> int | None:
+def process_of(pid_file: Path, folder: Path) -> int | None:
     """The pid in the file if that process is alive and was started for this folder."""
     try:
         pid = int(pid_file.read_text())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 
-from deploy.local import issuer, nats, payments, postgres, s3
+from deploy.local import issuer, nats, payments, postgres, s3, subscribers
 from deploy.local.account import ensure_credentials
 from deploy.local.program import Program, StackError, port_is_free, wait_until, wheel_executable
 from deploy.local.services import (
@@ -146,9 +146,13 @@ async def start_postgres(stack: Stack, supervisor: Supervisor, say: Say) -> None
 
 async def start_nats(stack: Stack, supervisor: Supervisor, say: Say) -> None:
     operator_url = stack.nats_url(nats.OPERATOR)
-    server = nats.program(
-        stack.folder / "nats", port=stack.ports.nats, passwords=stack.secrets.nats_users
-    )
+    with subscribers.alone(stack.folder):
+        server = nats.program(
+            stack.folder / "nats",
+            port=stack.ports.nats,
+            passwords=stack.secrets.nats_users,
+            subscribers=subscribers.known(stack.folder),
+        )
     await _start_server(server, lambda: nats.answers(operator_url), supervisor, say)
 
 

@@ -2,11 +2,12 @@
 
 A handler that returns has had its effect: ack. One that raises is tried again after a delay that
 grows; after the last try the message is buried with its error, so that nothing blocks and nothing
-is lost. A message that can't be decoded is buried at once.
+is lost. A message that can't be decoded is buried at once. What is buried, an operator can have
+handled again: `libs.eventlog.dead_letters`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from libs.bus.broker import inbox_prefix
 from libs.bus.streams import events_of
 from libs.contracts.base import Envelope, Event
 from libs.contracts.events import type_of
-from libs.eventlog.inbox import Bury
+from libs.eventlog.dead_letters import DeadLetters
 from libs.eventlog.record import AlreadyHandled
 from libs.observability.trace import continued
 
@@ -64,10 +65,13 @@ def subscribe(
     subject: str,
     durable: str,
     handle: Callable[[bytes], Awaitable[None]],
-    bury: Bury,
+    letters: DeadLetters,
     workers: int = WORKERS,
+    delays: Sequence[float] = RETRY_DELAYS,
+    max_deliveries: int = MAX_DELIVERIES,
 ) -> None:
     """Call ``handle`` with the payload of every message on ``subject``, at least once."""
+    letters.handlers[durable] = handle
     subscriber: Any = broker.subscriber(
         subject,
         stream=JStream(stream, declare=False),
@@ -103,16 +107,17 @@ def subscribe(
                 error=repr(error),
                 exc_info=True,
             )
-            if hopeless or tries >= MAX_DELIVERIES:
-                await bury(
+            if hopeless or tries >= max_deliveries:
+                await letters.bury(
                     consumer=durable,
                     subject=raw.subject,
                     payload=message.body,
                     error=repr(error),
+                    tries=tries,
                 )
                 await raw.ack()
             else:
-                await raw.nak(delay=RETRY_DELAYS[min(tries, len(RETRY_DELAYS)) - 1])
+                await raw.nak(delay=delays[min(tries, len(delays)) - 1])
         else:
             await raw.ack()
         finally:
@@ -127,7 +132,7 @@ def consume(
     event_class: type[E],
     handler: Callable[[Envelope, E], Awaitable[None]],
     *,
-    bury: Bury,
+    letters: DeadLetters,
 ) -> None:
     """Handle every event of one type, in the trace of the request that caused it."""
     decode = msgspec.json.Decoder(event_class).decode
@@ -144,5 +149,5 @@ def consume(
         subject=events_of(event_class),
         durable=durable_name(service, type_of(event_class)),
         handle=handle,
-        bury=bury,
+        letters=letters,
     )

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 import asyncpg
 import stamina
@@ -13,6 +13,7 @@ from faststream.nats import NatsBroker
 from libs.bus.rpc import answer_pings
 from libs.bus.streams import streams_exist
 from libs.eventlog.connection import Pool, create_pool
+from libs.eventlog.dead_letters import RETRY_EVERY, DeadLetters
 
 START_PATIENCE = 60.0  # seconds; the servers and the migrations of a cold machine take that long
 RETRY_PAUSE = 0.2  # seconds
@@ -66,12 +67,17 @@ async def every(seconds: float, work: Callable[[], Awaitable[object]]) -> AsyncI
 
 
 async def run_service(
-    broker: NatsBroker, service: str, *, streams: frozenset[str] = frozenset()
+    broker: NatsBroker,
+    service: str,
+    *,
+    streams: frozenset[str] = frozenset(),
+    letters: DeadLetters | None = None,
 ) -> None:
     """Serve what is registered on ``broker``, and pings, until SIGTERM or SIGINT.
 
     ``streams`` are the names of the JetStream streams it consumes: serving begins when somebody
-    has declared them. Raises TimeoutError when NATS, or a stream, is not there after a minute.
+    has declared them. ``letters`` are what its consumers could not handle, tried again when an
+    operator wants it. Raises TimeoutError when NATS, or a stream, is not there after a minute.
     """
     answer_pings(broker, service)
     async with asyncio.timeout(START_PATIENCE):
@@ -79,7 +85,8 @@ async def run_service(
     await streams_exist(client.jetstream(), streams)
     await broker.start()
     logger.info("serving")
-    await _told_to_stop()
+    async with every(RETRY_EVERY, letters.retry) if letters else nullcontext():
+        await _told_to_stop()
     try:
         async with asyncio.timeout(STOP_PATIENCE):
             await broker.stop()

@@ -17,6 +17,7 @@ from libs.contracts.events import type_of
 from libs.contracts.trainer import Report
 
 DAY = 24 * 3600.0  # seconds
+EVENTS_DAYS = 7  # a subscriber that was away for longer rebuilds from the log
 
 EVENTS = StreamConfig(
     name="EVENTS",
@@ -24,7 +25,7 @@ EVENTS = StreamConfig(
     subjects=["events.>"],
     storage=StorageType.FILE,
     retention=RetentionPolicy.LIMITS,
-    max_age=7 * DAY,  # a subscriber that was away for a week rebuilds from the log
+    max_age=EVENTS_DAYS * DAY,
     duplicate_window=600.0,  # a relay that died between publish and delete repeats within seconds
 )
 REPORTS = StreamConfig(
@@ -52,7 +53,7 @@ NUDGE = "nudge.outbox"
 DECLARE_PATIENCE = 60.0  # seconds; JetStream needs a moment after the server's start
 
 
-def event_subject(type_: str, job_id: UUID) -> str:
+def event_subject(type_: str, job_id: UUID | str) -> str:
     return f"events.{type_}.{job_id}"
 
 

@@ -15,8 +15,8 @@ from libs.bus.streams import nudge_relay
 from libs.contracts.artifact_rpc import CHECKPOINTS, DOWNLOADS, INPUTS, UPLOAD_URL
 from libs.contracts.scheduler import JobCheckpointed, JobTrained
 from libs.eventlog.connection import connect
+from libs.eventlog.dead_letters import DeadLetters
 from libs.eventlog.groupcommit import GroupCommit
-from libs.eventlog.inbox import burier
 from libs.objectstore import ObjectStore, ObjectStoreSettings
 from libs.observability.logs import configure_logs
 from libs.settings import decode_settings
@@ -57,11 +57,11 @@ async def main() -> None:
         answer(broker, UPLOAD_URL, desk.give_upload_url)
         answer(broker, DOWNLOADS, desk.give_downloads)
         answer(broker, CHECKPOINTS, desk.give_checkpoints)
-        bury = burier(pool)
-        consume(broker, "artifact", JobTrained, desk.verify_result, bury=bury)
-        consume(broker, "artifact", JobCheckpointed, partial(prune, keeper), bury=bury)
+        letters = DeadLetters(pool=pool)
+        consume(broker, "artifact", JobTrained, desk.verify_result, letters=letters)
+        consume(broker, "artifact", JobCheckpointed, partial(prune, keeper), letters=letters)
         async with every(SWEEP_EVERY, partial(delete_due, keeper)):
-            await run_service(broker, "artifact", streams=frozenset({"EVENTS"}))
+            await run_service(broker, "artifact", streams=frozenset({"EVENTS"}), letters=letters)
 
 
 if __name__ == "__main__":

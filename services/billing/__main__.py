@@ -21,7 +21,7 @@ from libs.contracts import billing_rpc, provider_rpc
 from libs.contracts.gateway import JobSubmitted
 from libs.contracts.gateway_rpc import KEEP_PLAN
 from libs.contracts.scheduler import JobCancelled, JobCompleted, JobFailed
-from libs.eventlog.inbox import burier
+from libs.eventlog.dead_letters import DeadLetters
 from libs.observability.logs import configure_logs
 from libs.settings import SettingsError, decode_settings
 from services.billing import (
@@ -63,7 +63,7 @@ async def main() -> None:
             provider=provider,
             public_url=settings.public_url,
         )
-        bury = burier(pool)
+        letters = DeadLetters(pool=pool)
         answer(broker, billing_rpc.QUOTE, partial(handlers.quote, billing))
         answer(broker, billing_rpc.RESERVE, partial(handlers.reserve, billing))
         answer(broker, billing_rpc.BALANCE, partial(handlers.get_balance, billing))
@@ -75,7 +75,7 @@ async def main() -> None:
         answer(broker, provider_rpc.SAVE_CARD, partial(checkout.save_card, billing))
         answer(broker, provider_rpc.TOP_UP, partial(checkout.top_up, billing))
         answer(broker, provider_rpc.SUBSCRIBE, partial(checkout.subscribe, billing))
-        on = partial(consume, broker, "billing", bury=bury)
+        on = partial(consume, broker, "billing", letters=letters)
         on(JobSubmitted, partial(handlers.restore_payment, billing))
         on(JobCompleted, partial(handlers.capture_payment, billing))
         on(JobFailed, partial(handlers.void_payment, billing))
@@ -85,7 +85,7 @@ async def main() -> None:
             every(charges.WORK_EVERY, partial(charges.work, billing)),
             listening(broker, billing),
         ):
-            await run_service(broker, "billing", streams=frozenset({"EVENTS"}))
+            await run_service(broker, "billing", streams=frozenset({"EVENTS"}), letters=letters)
 
 
 @asynccontextmanager

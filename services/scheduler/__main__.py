@@ -17,7 +17,7 @@ from libs.contracts import scheduler_rpc
 from libs.contracts.artifact import ArtifactPublished, ArtifactRejected
 from libs.contracts.billing import PaymentExtensionCharged
 from libs.contracts.gateway import JobSubmitted
-from libs.eventlog.inbox import burier
+from libs.eventlog.dead_letters import DeadLetters
 from libs.observability.logs import configure_logs
 from libs.settings import SettingsError, decode_settings
 from services.scheduler import handlers, retention
@@ -38,7 +38,7 @@ async def main() -> None:
             new_id=uuid4,
             committed=nudge_relay(broker),
         )
-        bury = burier(pool)
+        letters = DeadLetters(pool=pool)
         answer(broker, scheduler_rpc.LEASE, partial(handlers.lease_job, scheduler))
         answer(broker, scheduler_rpc.HEARTBEAT, partial(handlers.renew_lease, scheduler))
         answer(broker, scheduler_rpc.CANCEL, partial(handlers.cancel_job, scheduler))
@@ -47,7 +47,7 @@ async def main() -> None:
             scheduler_rpc.EXTEND_RETENTION,
             partial(retention.extend_retention, scheduler),
         )
-        on = partial(consume, broker, "scheduler", bury=bury)
+        on = partial(consume, broker, "scheduler", letters=letters)
         on(JobSubmitted, partial(handlers.enqueue_job, scheduler))
         on(ArtifactPublished, partial(handlers.complete_job, scheduler))
         on(ArtifactRejected, partial(handlers.reject_job, scheduler))
@@ -59,11 +59,13 @@ async def main() -> None:
             subject="reports.>",
             durable=handlers.REPORTS,
             handle=partial(handlers.handle_report, scheduler),
-            bury=bury,
+            letters=letters,
             workers=1,  # one job's reports in the order in which they were sent
         )
         async with every(SWEEP_EVERY, partial(handlers.reclaim_lapsed, scheduler)):
-            await run_service(broker, "scheduler", streams=frozenset({"EVENTS", "REPORTS"}))
+            await run_service(
+                broker, "scheduler", streams=frozenset({"EVENTS", "REPORTS"}), letters=letters
+            )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from libs.bus.consume import consume, durable_name, subscribe
 from libs.bus.rpc import answer
 from libs.bus.service import database, run_service
 from libs.contracts.telemetry_rpc import LOGS, MESSAGES, METRICS, OPEN_STREAM
-from libs.eventlog.inbox import burier
+from libs.eventlog.dead_letters import DeadLetters
 from libs.jobstate.notice import NOTICE_TYPES
 from libs.observability.logs import configure_logs
 from libs.settings import decode_settings
@@ -33,6 +33,7 @@ async def main() -> None:
     configure_logs("telemetry", settings.log_level)
     broker = make_broker(settings.nats_url)
     async with database(settings.database_url, size=POOL_SIZE) as pool:
+        letters = DeadLetters(pool=pool)
         metrics = Ingest(Keeper(pool, broker, POINTS).keep)
         lines = Ingest(Keeper(pool, broker, LINES).keep)
         teller = Teller(pool, broker)
@@ -52,13 +53,15 @@ async def main() -> None:
                 subject=subject,
                 durable=durable_name("telemetry", subject.split(".")[1]),
                 handle=handle,
-                bury=burier(pool),
+                letters=letters,
                 workers=WORKERS,
             )
         for event_class in NOTICE_TYPES:
             tell = partial(tell_state, teller)
-            consume(broker, "telemetry", event_class, tell, bury=burier(pool))
-        await run_service(broker, "telemetry", streams=frozenset({"EVENTS", "TELEMETRY"}))
+            consume(broker, "telemetry", event_class, tell, letters=letters)
+        await run_service(
+            broker, "telemetry", streams=frozenset({"EVENTS", "TELEMETRY"}), letters=letters
+        )
 
 
 if __name__ == "__main__":

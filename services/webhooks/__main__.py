@@ -14,7 +14,7 @@ import uvloop
 from libs.bus.broker import make_broker
 from libs.bus.consume import consume
 from libs.bus.service import database, every, run_service
-from libs.eventlog.inbox import burier
+from libs.eventlog.dead_letters import DeadLetters
 from libs.jobstate.notice import NOTICE_TYPES
 from libs.observability.logs import configure_logs
 from libs.settings import decode_settings
@@ -50,9 +50,10 @@ async def main(now: Callable[[], datetime] = utc_now, timeout: float = TIMEOUT) 
         ) as sender,
         every(TRIM_EVERY, partial(trim, pool, now)),
     ):
+        letters = DeadLetters(pool=pool)
         desk = Desk(pool=pool, now=now, new_id=uuid4, recorded=sender.wake)
         for event_class in NOTICE_TYPES:
-            consume(broker, "webhooks", event_class, partial(record, desk), bury=burier(pool))
+            consume(broker, "webhooks", event_class, partial(record, desk), letters=letters)
         answering = Answering(
             pool=pool,
             now=now,
@@ -63,7 +64,7 @@ async def main(now: Callable[[], datetime] = utc_now, timeout: float = TIMEOUT) 
         )
         answer_questions(broker, answering)
         async with every(TRIM_EVERY, partial(forget_answers, answering)):
-            await run_service(broker, "webhooks", streams=frozenset({"EVENTS"}))
+            await run_service(broker, "webhooks", streams=frozenset({"EVENTS"}), letters=letters)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ from; what every operation of a kind refuses is added here, so that no route can
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from libs.schemas import Json, fields_of, schemas_of
 from services.gateway.http.errors import ErrorEnvelope
 from services.gateway.http.event_stream import EVENT_STREAM
 from services.gateway.http.headers import HEADERS
 from services.gateway.http.operation import FormBody, Operation
 from services.gateway.http.problems import PROBLEMS, Code
-from services.gateway.http.schemas import Json, fields_of, schemas_of
 
 VERSION = "1.2.0"
 """Of the contract: the middle number grows with what is added, the last with its wording."""

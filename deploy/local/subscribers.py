@@ -1,0 +1,179 @@
+"""Who may read the job events beside the services: users of NATS with an account of their own."""
+
+import asyncio
+import fcntl
+import os
+import secrets
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import nats as client
+import nats.errors
+import nats.js.errors
+from msgspec import Struct
+from nats.aio.client import Client
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+from deploy.local import nats as server
+from deploy.local.program import StackError
+from deploy.local.state import SECRET_BYTES, Ports, Secrets, load, save
+from deploy.local.supervisor import process_of
+from libs.bus.broker import inbox_prefix
+from libs.subscriber import ACK_WAIT, STREAM
+
+PREFIX = "sub-"
+"""No service is called so: a subscriber's consumer is nobody else's."""
+
+RELOAD_SECONDS = 10.0  # until the server knows a new user; it takes milliseconds
+POLL = 0.05
+
+
+class Subscribers(Struct, frozen=True, kw_only=True):
+    """``subscribers.json``: passwords by user."""
+
+    passwords: dict[str, str]
+
+
+def user(name: str) -> str:
+    return PREFIX + name
+
+
+def new_password() -> str:
+    return secrets.token_hex(SECRET_BYTES)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One process at a time writes the server's configuration."""
+    descriptor = os.open(folder / "subscribers.lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def known(folder: Path) -> dict[str, str]:
+    found = load(folder / "subscribers.json", Subscribers)
+    return {} if found is None else found.passwords
+
+
+def _store(folder: Path, passwords: Mapping[str, str]) -> None:
+    """Remember them, and have the running server take them up, with nobody else disturbed."""
+    ports, known = _installed(folder)
+    save(folder / "subscribers.json", Subscribers(passwords=dict(passwords)))
+    server.write_config(
+        folder / "nats", port=ports.nats, passwords=known.nats_users, subscribers=passwords
+    )
+    process = process_of(folder / "run" / "nats.pid", folder)
+    if process is not None:
+        os.kill(process, signal.SIGHUP)
+
+
+def _installed(folder: Path) -> tuple[Ports, Secrets]:
+    ports, known = load(folder / "ports.json", Ports), load(folder / "secrets.json", Secrets)
+    if ports is None or known is None:
+        raise StackError(
+            f"There is no stack in {folder}: name its folder with --data. For a NATS of your own,"
+            " `subscriber create NAME --print` shows what to add to its configuration."
+        )
+    return ports, known
+
+
+async def add(folder: Path, name: str, types: tuple[str, ...]) -> str:
+    """The address of a new subscriber to the events of these types, or all; it can be used when
+    this returns. ``folder`` is absolute. `StackError` when there is one of this name, or no NATS.
+    """
+    ports, secrets_known = _installed(folder)
+    operator = await _operator(ports, secrets_known)
+    try:
+        with alone(folder):
+            passwords = known(folder)
+            if user(name) in passwords:
+                raise StackError(f"There is a subscriber {name}: remove it first.")
+            await _make_consumer(operator, user(name), types)
+            password = new_password()
+            _store(folder, passwords | {user(name): password})
+    finally:
+        await operator.close()
+    url = server.url(user=user(name), password=password, port=ports.nats)
+    await _is_taken(url)
+    return url
+
+
+async def remove(folder: Path, name: str) -> None:
+    """Nobody reads as ``name`` any more, and its place in the stream is forgotten."""
+    ports, secrets_known = _installed(folder)
+    operator = await _operator(ports, secrets_known)
+    try:
+        with alone(folder):
+            passwords = known(folder)
+            if passwords.pop(user(name), None) is None:
+                raise StackError(f"There is no subscriber {name}: `subscriber list` shows them.")
+            _store(folder, passwords)
+        with suppress(nats.js.errors.NotFoundError):
+            await operator.jetstream().delete_consumer(STREAM, user(name))
+    finally:
+        await operator.close()
+
+
+async def _make_consumer(operator: Client, name: str, types: tuple[str, ...]) -> None:
+    """Made here, and not by the subscriber: who makes a consumer may have the server write to any
+    subject of the platform."""
+    jetstream = operator.jetstream()
+    with suppress(nats.js.errors.NotFoundError):  # of a former subscriber: this one begins anew
+        await jetstream.delete_consumer(STREAM, name)
+    try:
+        await jetstream.add_consumer(
+            STREAM,
+            ConsumerConfig(
+                durable_name=name,
+                ack_policy=AckPolicy.EXPLICIT,
+                deliver_policy=DeliverPolicy.ALL,
+                ack_wait=ACK_WAIT,
+                max_deliver=-1,
+                filter_subjects=[f"events.{one}.*" for one in types] or None,
+            ),
+        )
+    except nats.js.errors.NotFoundError as error:
+        raise StackError("There is no stream of events yet: start the relay first.") from error
+
+
+async def _operator(ports: Ports, known: Secrets) -> Client:
+    url = server.url(
+        user=server.OPERATOR, password=known.nats_users[server.OPERATOR], port=ports.nats
+    )
+    try:
+        return await _connect(url)
+    except (nats.errors.Error, OSError, TimeoutError) as error:
+        raise StackError(
+            f"NATS does not answer ({error}): start the stack with `tuneyard-server up`."
+        ) from error
+
+
+async def _is_taken(url: str) -> None:
+    """Wait until the server lets this user in."""
+    async with asyncio.timeout(RELOAD_SECONDS):
+        while True:
+            with suppress(nats.errors.Error, OSError):
+                await (await _connect(url)).close()
+                return
+            await asyncio.sleep(POLL)
+
+
+async def _connect(url: str) -> Client:
+    return await client.connect(
+        url,
+        allow_reconnect=False,
+        max_reconnect_attempts=1,
+        reconnect_time_wait=0,
+        connect_timeout=2,
+        inbox_prefix=inbox_prefix(url.split("//")[1].split(":")[0]).encode(),
+        error_cb=_quiet,
+    )
+
+
+async def _quiet(_: Exception) -> None:
+    """A refused connection is an answer here, not something to log."""
