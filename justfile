@@ -48,6 +48,10 @@ bench *ARGS:
 bench-training *ARGS:
     @exec python -m tests.bench.training "$@"
 
+# What only a CUDA card can show: every type of job, resuming, memory that runs out, compiling
+test-gpu *ARGS:
+    @exec pytest tests/gpu "$@"
+
 # Measure training on a CUDA card against the card's own matrix rate: just bench-gpu [1B] [8B]
 bench-gpu *ARGS:
     @exec python -m tests.bench.gpu "$@"

@@ -1,8 +1,8 @@
 """Attention over packed documents, none of which sees another, registered with transformers.
 
-A batch is flat, [1, tokens], without padding. On CUDA the kernel takes the documents' bounds. On
-CPU the documents are gathered into tiles about as wide as they are long: short documents then
-cost what short documents cost.
+A batch is flat, [1, tokens], without padding. Where there is flash attention it takes the
+documents' bounds. Elsewhere the documents are gathered into tiles about as wide as they are long:
+short documents then cost what short documents cost.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,9 @@ NAME = "tuneyard_packed"
 # Up to this width plain bf16 matrix products beat the CPU's flash kernel, whose backward pass is
 # not vectorised in bf16 (measured: 1.5 ms against 15 ms for 32 tiles of 64; even at 1,024).
 MAX_MATMUL_WIDTH = 768
+
+# Older cards, and fp32 on any, have no flash attention.
+FLASH_CAPABILITY = (8, 0)
 
 # A document goes into a tile of the first width that holds it. Few widths, and few numbers of
 # tiles: kernels keep code for every shape that they meet.
@@ -39,7 +42,7 @@ class Tiles(NamedTuple):
 
 @dataclass(eq=False)
 class Tiling:
-    """The CPU layout: ``places`` [tokens] says where in all groups' slots each token is.
+    """The layout of tiles: ``places`` [tokens] says where in all groups' slots each token is.
 
     No tuple: a compiled block hands it through unseen, and would be compiled anew for every number
     of groups if it could count them.
@@ -52,7 +55,8 @@ class Tiling:
 
 @dataclass(eq=False)
 class Bounds:
-    """The CUDA layout: ``ends`` [documents + 1] int32, cumulative; ``longest`` in tokens."""
+    """The layout of flash attention: ``ends`` [documents + 1] int32, cumulative; ``longest`` in
+    tokens."""
 
     ends: Tensor
     longest: int
@@ -63,7 +67,7 @@ Layout = Tiling | Bounds
 
 def layout(lengths: list[int], device: torch.device, dtype: torch.dtype) -> Layout:
     """How documents of ``lengths`` tokens, one after another, attend."""
-    if device.type == "cuda":
+    if has_flash(device, dtype):
         ends = np.cumsum([0, *lengths]).astype(np.int32)
         return Bounds(torch.from_numpy(ends).to(device, non_blocking=True), max(lengths))
     starts = np.cumsum([0, *lengths])
@@ -76,7 +80,14 @@ def layout(lengths: list[int], device: torch.device, dtype: torch.dtype) -> Layo
     places = torch.zeros(int(starts[-1]), dtype=torch.int64)
     taken = (slots >= 0).nonzero()[:, 0]
     places[slots[taken]] = taken
-    return Tiling(groups, slots.clamp_(min=0), places)
+    there = [Tiles(g.slots.to(device), g.mask.to(device), g.width) for g in groups]
+    return Tiling(there, slots.clamp_(min=0).to(device), places.to(device))
+
+
+def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
+    if device.type != "cuda" or dtype == torch.float32:
+        return False
+    return torch.cuda.get_device_capability(device) >= FLASH_CAPABILITY
 
 
 def tiles(documents: list[tuple[int, int]], width: int, dtype: torch.dtype) -> Tiles:
@@ -148,37 +159,58 @@ def attend_packed(
 ) -> Tensor:
     """q [tokens, heads, size] -> the same shape. Raises ValueError for a window that cuts."""
     if isinstance(packed, Bounds):
-        return varlen(q, k, v, packed, scaling, window)
+        flash: Tensor = Flash.apply(q, k, v, packed, scaling, window)
+        return flash
     longest = packed.groups[-1].width
     if window is not None and longest > window:
-        raise ValueError(f"seq_len must be at most the model's window of {window} on CPU")
+        raise ValueError(f"seq_len must be at most the model's window of {window} here")
     return tiled(q, k, v, packed, scaling)
 
 
-def varlen(
-    q: Tensor, k: Tensor, v: Tensor, b: Bounds, scaling: float, window: int | None
-) -> Tensor:
-    # Not at the top: on a machine without CUDA the import alone costs most of a second.
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.nn.attention.varlen import varlen_attn
+class Flash(torch.autograd.Function):
+    """Flash attention (Dao, 2307.08691) within documents: torch's kernel, whose gradients are the
+    same each time where deterministic algorithms are asked for.
 
-    # Left to itself torch prefers cuDNN's kernel, whose gradients are not the same twice; flash
-    # attention's are, when deterministic algorithms are asked for.
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        out = varlen_attn(
-            q.contiguous(),
-            k.contiguous(),
-            v.contiguous(),
-            b.ends,
-            b.ends,
-            b.longest,
-            b.longest,
-            scale=scaling,
-            window_size=(-1 if window is None else window - 1, 0),
-            enable_gqa=q.shape[1] != k.shape[1],
+    Not by `torch.nn.attention.varlen`: that prefers cuDNN's kernel, whose gradients are not, and of
+    key heads that several query heads share it does not know in torch 2.11.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, b: Bounds, scaling: float, window: int | None
+    ) -> Tensor:
+        bounds = (b.ends, b.ends, b.longest, b.longest)
+        ctx.cut = {
+            "scale": scaling,
+            "window_size_left": -1 if window is None else window - 1,
+            "window_size_right": 0,
+        }
+        ctx.causal = window is None
+        out: Tensor
+        out, sums, *random, _ = torch.ops.aten._flash_attention_forward(
+            q, k, v, *bounds, 0.0, ctx.causal, False, **ctx.cut
         )
-    assert isinstance(out, Tensor)
-    return out
+        ctx.save_for_backward(q, k, v, out, sums, *random)
+        ctx.bounds = bounds
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, sums, *random = ctx.saved_tensors
+        found = torch.ops.aten._flash_attention_backward(
+            grads[0].contiguous(),
+            q,
+            k,
+            v,
+            out,
+            sums,
+            *ctx.bounds,
+            0.0,
+            ctx.causal,
+            *random,
+            **ctx.cut,
+        )
+        return *found, None, None, None
 
 
 def tiled(q: Tensor, k: Tensor, v: Tensor, layout: Tiling, scaling: float) -> Tensor:

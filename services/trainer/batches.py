@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from services.trainer.attention import Layout, layout
 from services.trainer.documents import Document
+from services.trainer.fusing import is_fused
 from services.trainer.kernels import NO_TARGET
 from services.trainer.packing import micro_batches
 
@@ -84,7 +85,7 @@ def logits(model: Any, batch: Batch) -> Tensor:
 
 def summed_loss(model: Any, batch: Batch) -> Tensor:
     """Cross entropy in nats, summed over the labels, in fp32."""
-    if hasattr(model, "head_loss"):
+    if is_fused(model):
         states = model.base_model(
             input_ids=batch.input_ids,
             position_ids=batch.positions,

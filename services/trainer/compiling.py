@@ -3,7 +3,8 @@
 All blocks share their compiled code: the whole model at once takes as many times longer as it has
 blocks. Shapes are dynamic from the start, so that no batch of another size begins anew. Attention
 over packed rows stays as it is (its tiles differ with every batch), and so does whatever is not a
-training step: what evaluates, writes or exports would each be compiled for itself.
+training step: what evaluates, writes or exports would each be compiled for itself. On a card, a
+model that our own kernels know is not compiled at all (`steps.compile_if_worth`).
 """
 
 from collections.abc import Callable, Iterator

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import rms_norm
 
 from services.trainer.attention import Layout, attend_packed
-from services.trainer.kernels import HeadLoss, RmsNorm, Rotary, rotated, signed
+from services.trainer.kernels import HeadLoss, RmsNorm, Rotary, SwiGlu, of_card, rotated, signed
 from services.trainer.projection import project
 
 # Families whose blocks are exactly: norm, q/k/v, rotary in halves, attention, o; norm, SwiGLU.
@@ -35,6 +35,11 @@ def fuse_model(model: torch.nn.Module) -> None:
         if replacement:
             module.forward = MethodType(replacement, module)
     model.head_loss = MethodType(head_loss, model)  # type: ignore[assignment]
+
+
+def is_fused(model: Any) -> bool:
+    """Whether it is of a family that `fuse_model` knows, and has been there."""
+    return hasattr(model, "head_loss")
 
 
 def norm_forward(self: Any, x: Tensor) -> Tensor:
@@ -80,11 +85,18 @@ def attention_forward(
 
 def mlp_forward(self: Any, x: Tensor) -> Tensor:
     gate, up = project(x, self.gate_proj, self.up_proj)
-    out: Tensor = self.down_proj(self.act_fn(gate) * up)
+    if not torch.compiler.is_compiling() and of_card(x):
+        product = SwiGlu.apply(gate, up)
+    else:
+        product = self.act_fn(gate) * up
+    out: Tensor = self.down_proj(product)
     return out
 
 
 def head_loss(self: Any, hidden: Tensor, targets: Tensor) -> Tensor:
     """Summed cross entropy of what the model says after ``hidden`` [n, size]."""
-    loss: Tensor = HeadLoss.apply(hidden, self.lm_head.weight, targets)
+    w = self.lm_head.weight
+    if not torch.is_grad_enabled():  # of which a function knows nothing, and would prepare for it
+        hidden, w = hidden.detach(), w.detach()
+    loss: Tensor = HeadLoss.apply(hidden, w, targets)
     return loss

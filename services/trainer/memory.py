@@ -28,6 +28,9 @@ FULL_BYTES = 4  # of an fp32 number
 LEARNING_BYTES = 3 * FULL_BYTES
 MEGABYTE = 1_000_000
 
+# What is said where it ran out: main memory, the CUDA driver's, cuBLAS's.
+NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
 
 class TooLittleMemory(Exception):
     """A run can't be made small enough; the text says what to change."""
@@ -86,7 +89,9 @@ class Work(Struct, frozen=True, kw_only=True):
     """``learning`` parameters are trained; ``added`` come to those of the base. ``whole_logits``:
     the objective needs every label's logits at once. ``keeps_scores``: so does attention of its
     scores, as on CPU in bf16; elsewhere its kernel computes them again. ``keeps_beginning``: what
-    learns is held once more as it was, on the same device (`start.Beginning`)."""
+    learns is held once more as it was, on the same device (`start.Beginning`). ``loss_rows`` of
+    logits are held at once otherwise. ``on_card``: by flash attention and kernels of the card's,
+    which keep less."""
 
     learning: int
     added: int
@@ -94,6 +99,8 @@ class Work(Struct, frozen=True, kw_only=True):
     whole_logits: bool = False
     keeps_scores: bool = False
     keeps_beginning: bool = False
+    loss_rows: int = LOSS_ROWS["cpu"]
+    on_card: bool = False
 
 
 class Plan(Struct, frozen=True):
@@ -172,9 +179,14 @@ def activations(shape: Shape, work: Work, plan: Plan, longest: int, bytes_each: 
     """What the forward pass leaves for the backward pass, and the loss on top of it."""
     h, i, q, kv = shape.hidden_size, shape.intermediate_size, shape.query_size, shape.key_size
     tokens = plan.micro_tokens
-    # Two norms (unit vectors and result), the residual; q, k, v rotated and in tiles; attention's
-    # result twice; the gate before and after its activation, up and their product.
-    in_block = tokens * (5 * h + 2 * (q + 2 * kv) + 2 * q + 4 * i) * bytes_each
+    if work.on_card:
+        # What norms take and give; q, k, v rotated; attention's result; gate, up, their product.
+        kept, going_back = 4 * h + 2 * q + 2 * kv + 3 * i, 3 * i  # then the widest's gradients
+    else:
+        # Two norms (unit vectors and result), the residual; q, k, v rotated and in tiles;
+        # attention's result twice; the gate before and after its activation, up, their product.
+        kept, going_back = 5 * h + 2 * (q + 2 * kv) + 2 * q + 4 * i, 0
+    in_block = tokens * kept * bytes_each
     if work.keeps_scores and longest <= MAX_MATMUL_WIDTH:
         in_block += tokens * longest * shape.num_attention_heads * bytes_each
     block_input = tokens * h * bytes_each
@@ -182,9 +194,9 @@ def activations(shape: Shape, work: Work, plan: Plan, longest: int, bytes_each: 
         blocks = shape.num_hidden_layers * block_input + in_block
     else:
         blocks = shape.num_hidden_layers * in_block
-    rows = tokens if work.whole_logits else min(tokens, LOSS_ROWS)
+    rows = tokens if work.whole_logits else min(tokens, work.loss_rows)
     logits = rows * shape.vocab_size * FULL_BYTES * 3
-    return blocks + logits + 3 * tokens * h * bytes_each
+    return blocks + logits + tokens * (3 * h + going_back) * bytes_each
 
 
 def candidates(micro_tokens: int, longest: int) -> Iterator[Plan]:
@@ -231,6 +243,13 @@ def choose(
 
 def megabytes(count: int) -> str:
     return f"{count / MEGABYTE:,.0f}".replace(",", " ")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch has a class for what its own allocator did not find; else there is a sentence."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in NO_MEMORY)
 
 
 def available(device: torch.device) -> int:

@@ -13,6 +13,7 @@ import torch
 from libs.contracts.results import RunResult
 from libs.contracts.training import FinetuneParams, MetricPoint, TrainParams, TrainSpec
 from services.trainer import memory
+from services.trainer.attention import has_flash
 from services.trainer.batches import MICRO_TOKENS
 from services.trainer.checkpoint import Identity, progress_of
 from services.trainer.documents import (
@@ -25,6 +26,7 @@ from services.trainer.documents import (
     split_by_file,
 )
 from services.trainer.journal import Journal
+from services.trainer.kernels import LOSS_ROWS, has_kernels
 from services.trainer.loading import (
     ModelError,
     choose_device,
@@ -127,6 +129,8 @@ def foresee(
         memory.work_of(shape, params),
         keeps_scores=on_cpu and dtype == torch.bfloat16,
         keeps_beginning=on_cpu and isinstance(params, FinetuneParams),
+        loss_rows=LOSS_ROWS[device.type],
+        on_card=has_flash(device, dtype) and has_kernels(device),
     )
     free = memory.available(device)
     plan = memory.choose(shape, work, usual, longest, dtype.itemsize, free)

@@ -30,10 +30,10 @@ from services.trainer.finetune import finetune
 from services.trainer.grow import grow
 from services.trainer.journal import STATUS, Journal, replace
 from services.trainer.loading import ModelError
-from services.trainer.memory import TooLittleMemory
+from services.trainer.memory import TooLittleMemory, is_out_of_memory
 from services.trainer.rows import DatasetError
 from services.trainer.run import Outcome
-from services.trainer.steps import DivergedError, is_out_of_memory
+from services.trainer.steps import DivergedError
 from services.trainer.tail import RunStatus
 
 MAX_MESSAGE = 4000  # of a LongText

@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import Linear
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -81,7 +82,7 @@ def test_the_rotation_is_that_of_llama(dtype: torch.dtype) -> None:
 @DTYPES
 def test_the_loss_is_cross_entropy_over_several_chunks_and_fillers(dtype: torch.dtype) -> None:
     torch.manual_seed(3)
-    count = LOSS_ROWS * 2 + 5
+    count = LOSS_ROWS["cpu"] * 2 + 5
     targets = torch.randint(0, 50, (count,))
     targets[-3:] = NO_TARGET
 
@@ -90,6 +91,15 @@ def test_the_loss_is_cross_entropy_over_several_chunks_and_fillers(dtype: torch.
 
     hidden, w = torch.randn(count, 16).to(dtype), torch.randn(50, 16).to(dtype)
     both(formula, lambda h, w: HeadLoss.apply(h, w, targets), hidden, w)
+
+
+def test_a_loss_that_nothing_is_learnt_from_costs_no_gradient() -> None:
+    model: Any = LlamaForCausalLM(LlamaConfig(**TINY))
+    fuse_model(model)
+    hidden, targets = torch.randn(7, 32), torch.randint(0, 400, (7,))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.head_loss(hidden, targets)
+    assert counter.get_total_flops() == 2 * 7 * 32 * 400
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -16,6 +16,7 @@ from libs.contracts.training import FinetuneParams, TrainParams
 from services.trainer import attention
 from services.trainer.batches import make_batch, summed_loss
 from services.trainer.fusing import fuse_model
+from services.trainer.kernels import LOSS_ROWS
 from services.trainer.memory import (
     Plan,
     Shape,
@@ -25,6 +26,7 @@ from services.trainer.memory import (
     candidates,
     choose,
     estimate,
+    is_out_of_memory,
     read_shape,
     smaller,
     work_of,
@@ -34,6 +36,16 @@ from services.trainer.recompute import recomputing
 from tests.unit.test_trainer_packing import CPU, documents
 
 GIGABYTE = 10**9
+LLAMA_1B = Shape(
+    hidden_size=2048,
+    intermediate_size=8192,
+    num_hidden_layers=16,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    head_dim=64,
+    vocab_size=128256,
+    tie_word_embeddings=True,
+)
 LLAMA_8B = Shape(
     hidden_size=4096,
     intermediate_size=14336,
@@ -202,3 +214,30 @@ def test_a_config_of_another_kind_is_no_shape(tmp_path: Path) -> None:
 
 def test_free_memory_is_some_of_the_machines() -> None:
     assert 10**7 < available(CPU) < 10**14
+
+
+@pytest.mark.parametrize(
+    ("shape", "params", "gigabytes"),
+    [(LLAMA_1B, LORA, 23.9), (LLAMA_1B, FULL, 42.7), (LLAMA_8B, LORA, 91.5)],
+    ids=["1B lora", "1B full", "8B lora"],
+)
+def test_what_is_foreseen_on_a_card_is_a_little_above_what_an_h200_showed(
+    shape: Shape, params: FinetuneParams, gigabytes: float
+) -> None:
+    """The peaks that `just bench-gpu` read, of 16,384 tokens at once."""
+    work = structs.replace(work_of(shape, params), loss_rows=LOSS_ROWS["cuda"], on_card=True)
+    foreseen = estimate(shape, work, Plan(16384), 4096, 2).total / GIGABYTE
+    assert gigabytes <= foreseen < 1.2 * gigabytes
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory",
+    ],
+)
+def test_memory_that_ran_out_is_known_by_what_is_said_of_it(said: str) -> None:
+    assert is_out_of_memory(RuntimeError(said))
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access"))
