@@ -144,7 +144,10 @@ def test_nats_acknowledges_only_what_is_on_the_disk(tmp_path: Path) -> None:
         ("billing", "reports.finished.x"),
         ("scheduler", "events.job.completed.v1.x"),
         ("webhooks", "$JS.API.STREAM.PURGE.EVENTS"),
-        ("telemetry", "$JS.API.CONSUMER.CREATE.EVENTS.spy"),
+        ("telemetry", "$JS.API.CONSUMER.CREATE.REPORTS.spy"),
+        ("telemetry", "$JS.API.STREAM.MSG.GET.EVENTS"),
+        ("trainer", "live.00000000-0000-0000-0000-000000000000"),
+        ("gateway", "live.00000000-0000-0000-0000-000000000000"),
         ("relay", "rpc.scheduler.cancel"),
     ],
 )

@@ -8,7 +8,7 @@ from uuid import UUID
 from faststream.nats import NatsBroker
 from msgspec import Struct
 
-from libs.bus.rpc import DEADLINE, Unanswered, ask
+from libs.bus.rpc import Unanswered, ask
 from libs.contracts.telemetry_rpc import (
     MESSAGES,
     OPEN_STREAM,
@@ -31,7 +31,10 @@ key still counts."""
 PIECE = 64 * 1024  # bytes that a client is sent at once; what it has not read is held for it
 PAUSE = 1.0  # seconds until a page is asked for again when telemetry did not answer
 RETRY_MS = 2_000  # a gateway that restarts is back within seconds
-OPENING = 8.0  # seconds; telemetry may wait for a job's last lines before it answers
+OPENING = 10.0
+"""Seconds. Telemetry may wait for a job's last lines before it answers, and a replica that is just
+starting may keep a question for itself."""
+
 BEAT = b": heartbeat\n\n"
 
 
@@ -83,7 +86,7 @@ class Streams:
     async def ends(self, wanted: Wanted) -> StreamEnds:
         """Where what is wanted ends at the moment. Raises Unanswered."""
         question = OpenStream(account_id=wanted.account_id, job_id=wanted.job_id)
-        return await ask(self._broker, OPEN_STREAM, question, deadline=OPENING, patience=OPENING)
+        return await ask(self._broker, OPEN_STREAM, question, deadline=OPENING)
 
     @asynccontextmanager
     async def joined(self, account_id: UUID) -> AsyncIterator[Channel]:
@@ -103,7 +106,7 @@ class Streams:
         channel.listeners += 1
         try:
             try:
-                async with asyncio.timeout(DEADLINE):
+                async with asyncio.timeout(OPENING):
                     await channel.ready.wait()
             except TimeoutError:
                 raise unavailable("Telemetry") from None
@@ -114,8 +117,7 @@ class Streams:
                 del self._channels[account_id]
                 following = self._following.pop(account_id)
                 following.cancel()
-                with suppress(asyncio.CancelledError):
-                    await asyncio.shield(asyncio.gather(following, return_exceptions=True))
+                await asyncio.wait({following})
 
     async def pieces(
         self, channel: Channel, wanted: Wanted, after: int, allowed: Allowed
