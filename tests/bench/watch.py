@@ -29,7 +29,7 @@ class Watch(Struct, frozen=True, kw_only=True):
 
 class Watched(Struct, frozen=True, kw_only=True):
     """Milliseconds from publication to client, over all points and clients. ``faults`` counts
-    points that came twice, late in order, or never."""
+    the clients to which a point came twice, out of order, or never."""
 
     p50_ms: float
     p99_ms: float
