@@ -16,8 +16,7 @@ CREATE TABLE telemetry.message (
     payload    bytea NOT NULL,            -- JSON in UTF-8, as it is sent
     PRIMARY KEY (account_id, place)
 );
-CREATE INDEX message_of_job ON telemetry.message (account_id, job_id, place);
-CREATE INDEX message_done ON telemetry.message (account_id, job_id) WHERE kind = 'done';
+CREATE INDEX message_of_job ON telemetry.message (job_id, place);
 CREATE UNIQUE INDEX message_of_event ON telemetry.message (event_id, kind)
     WHERE event_id IS NOT NULL;
 

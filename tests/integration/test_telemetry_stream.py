@@ -272,9 +272,9 @@ async def test_what_was_told_before_there_were_streams_gets_its_place(
         told = await eventually(
             lambda: stored(operator, account_id), lambda found: _counts(found) == (1_200, 25)
         )
-    change = (ROOT / "services/telemetry/schema_002_stream.sql").read_text()
     await gateway.admin.execute("DROP TABLE telemetry.message, telemetry.sequence")
-    await gateway.admin.execute(change)
+    for name in ("schema_002_stream.sql", "schema_003_stream_of_job.sql"):
+        await gateway.admin.execute((ROOT / "services/telemetry" / name).read_text())
     async with running("telemetry", settings, operator):
         again = await stored(operator, account_id)
     assert _counts(again) == (1_200, 25)
