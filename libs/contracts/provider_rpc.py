@@ -59,6 +59,12 @@ class ProviderAway(Struct, frozen=True, kw_only=True, tag="provider_away"):
     """The provider does not answer, or refuses what the operator has to put right."""
 
 
+class AddressRefused(Struct, frozen=True, kw_only=True, tag="address_refused"):
+    """The provider's page can't lead back to what ``field`` says."""
+
+    field: Literal["success_url", "cancel_url"]
+
+
 class KeyTaken(Struct, frozen=True, kw_only=True, tag="key_taken"):
     """The key stands for a request with other parameters."""
 
@@ -90,7 +96,7 @@ class EventRefused(Struct, frozen=True, kw_only=True, tag="event_refused"):
     """The provider has not signed it, or too long ago."""
 
 
-PageAnswer = CheckoutPage | NoCardProvider | ProviderAway | KeyTaken
+PageAnswer = CheckoutPage | NoCardProvider | ProviderAway | KeyTaken | AddressRefused
 TopUpAnswer = PageAnswer | AmountNotTaken
 SubscribeAnswer = PageAnswer | AlreadySubscribed
 EventAnswer = EventTaken | EventRefused | NoCardProvider

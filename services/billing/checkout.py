@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from libs.contracts.billing_rpc import AccountState, GetAccount, NoCardProvider
 from libs.contracts.provider_rpc import (
+    AddressRefused,
     AlreadySubscribed,
     AmountNotTaken,
     CheckoutOrder,
@@ -33,6 +34,7 @@ from services.billing.provider import (
     ProviderKeyTaken,
     ProviderRefused,
     ProviderUnavailable,
+    ReturnAddressRefused,
     Returning,
 )
 from services.billing.stripe_amounts import LARGEST, least_of
@@ -136,6 +138,8 @@ async def _open(billing: Billing, verb: str, order: CheckoutOrder, opening: Open
         page = await opening(provider, customer_id, returning, _key(billing, verb, order))
     except ProviderKeyTaken:
         return KeyTaken()
+    except ReturnAddressRefused as error:
+        return AddressRefused(field=error.field)
     except (ProviderUnavailable, ProviderRefused) as error:
         logger.warning("no checkout page", verb=verb, error=str(error))
         return ProviderAway()

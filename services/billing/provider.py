@@ -22,8 +22,19 @@ class ProviderUnavailable(Exception):
     Ask again with the same key."""
 
 
+ReturnAddress = Literal["success_url", "cancel_url"]
+
+
 class ProviderRefused(Exception):
     """The request was wrong, and will be wrong again; the text is for the operator."""
+
+
+class ReturnAddressRefused(ProviderRefused):
+    """The page can't lead back there: ``field`` says which address the provider does not take."""
+
+    def __init__(self, field: ReturnAddress, told: str) -> None:
+        super().__init__(told)
+        self.field = field
 
 
 class ProviderKeyTaken(ProviderRefused):

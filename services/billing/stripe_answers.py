@@ -14,6 +14,7 @@ from services.billing.provider import (
     ProviderKeyTaken,
     ProviderRefused,
     ProviderUnavailable,
+    ReturnAddressRefused,
 )
 
 FINAL_DECLINES = frozenset(
@@ -44,6 +45,8 @@ def answered(*passing: type[stripe.StripeError]) -> Iterator[None]:
     except stripe.InvalidRequestError as error:
         if error.code in ("lock_timeout", "idempotency_key_in_use"):
             raise ProviderUnavailable(_told(error)) from error
+        if error.code == "url_invalid" and error.param in ("success_url", "cancel_url"):
+            raise ReturnAddressRefused(error.param, _told(error)) from error
         raise ProviderRefused(_told(error)) from error
     except stripe.APIError as error:
         # 5xx, 409 for a key that is being worked on, and an answer that is no JSON of Stripe's.

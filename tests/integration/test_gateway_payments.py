@@ -129,6 +129,8 @@ async def test_one_idempotency_key_is_one_page(shop: Shop) -> None:
         ("/v1/billing/top-up", {"amount_cents": 100_000_000}),
         ("/v1/billing/top-up", {"amount_cents": 5.5}),
         ("/v1/billing/top-up", {"amount_cents": 500, "success_url": "javascript:alert(1)"}),
+        ("/v1/billing/top-up", {"amount_cents": 500, "success_url": "https://[OCH;e?"}),
+        ("/v1/jobs/setup-card", {"cancel_url": "https://[::1"}),
         ("/v1/billing/subscription", {"plan": "none"}),
         ("/v1/billing/subscription", {"plan": "plus", "quantity": 2}),
     ],

@@ -191,6 +191,7 @@ async def test_a_page_can_be_closed_and_closes_by_itself(sandbox: Sandbox, api: 
     [
         ({"success_url": None}, "success_url"),
         ({"success_url": "done"}, "success_url"),
+        ({"success_url": "https://[OCH;e?"}, "success_url"),
         ({"mode": "gift"}, "mode"),
         ({"line_items": None}, "line_items"),
         ({"setup_intent_data": {"metadata": {"a": "b"}}}, "setup_intent_data"),

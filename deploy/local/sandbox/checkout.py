@@ -121,9 +121,13 @@ def _data(book: Book, params: Params, mode: str) -> Object:
 def _address(params: Params, name: str) -> str | None:
     value = params.text(name)
     if value is not None:
-        address = urlsplit(value.replace(ID_PLACE, "id"))
+        refused = Refused("Not a valid URL", code="url_invalid", param=name)
+        try:
+            address = urlsplit(value.replace(ID_PLACE, "id"))
+        except ValueError:
+            raise refused from None
         if address.scheme not in ("http", "https") or not address.netloc:
-            raise Refused("Not a valid URL", code="url_invalid", param=name)
+            raise refused
     return value
 
 

@@ -142,7 +142,9 @@ def _operation(
     else:
         found["security"] = [{"bearer": [one.scope]}]
     if one.body is not None:
-        found["requestBody"] = _body(JSON, schema_of[id(one.body)], example)
+        found["requestBody"] = _body(
+            JSON, schema_of[id(one.body)], example, required=not one.body_optional
+        )
     if one.form is not None:
         found["requestBody"] = _body(FORM, _form_schema(one.form), {})
     if one.sunset is not None:
@@ -176,11 +178,11 @@ def _parameters(one: Operation) -> list[Json]:
     return found
 
 
-def _body(media_type: str, schema: Json, example: Json) -> Json:
+def _body(media_type: str, schema: Json, example: Json, *, required: bool = True) -> Json:
     content: Json = {"schema": schema}
     if "request" in example:
         content["example"] = example["request"]
-    return {"required": True, "content": {media_type: content}}
+    return {"required": required, "content": {media_type: content}}
 
 
 def _form_schema(form: FormBody) -> Json:

@@ -57,6 +57,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     status: int
     query: type[Struct] | None
     body: Any
+    body_optional: bool
     form: FormBody | None
     refuses: tuple[Code, ...]
     idempotency_key: bool
@@ -83,6 +84,7 @@ def operation(
     status: int = 200,
     query: type[Struct] | None = None,
     body: Any = None,
+    body_optional: bool = False,
     form: FormBody | None = None,
     refuses: tuple[Code, ...] = (),
     idempotency_key: bool = False,
@@ -118,6 +120,7 @@ def operation(
             status=status,
             query=query,
             body=body,
+            body_optional=body_optional,
             form=form,
             refuses=refuses,
             idempotency_key=idempotency_key,

@@ -16,6 +16,7 @@ from libs.contracts.provider_rpc import (
     SAVE_CARD,
     SUBSCRIBE,
     TOP_UP,
+    AddressRefused,
     AlreadySubscribed,
     AmountNotTaken,
     CheckoutOrder,
@@ -23,6 +24,7 @@ from libs.contracts.provider_rpc import (
     EventRefused,
     EventTaken,
     KeyTaken,
+    PageAnswer,
     PlanName,
     ProviderAway,
     SaveCard,
@@ -95,6 +97,7 @@ decode_subscription: msgspec.json.Decoder[SubscriptionRequest] = msgspec.json.De
     scope="billing",
     answer=CardPage,
     body=CardRequest,
+    body_optional=True,
     refuses=("card_payments_not_configured", "idempotency_conflict"),
     idempotency_key=True,
 )
@@ -175,9 +178,7 @@ async def _order(request: Asked, wanted: CardRequest) -> CheckoutOrder:
 
 
 async def _page(request: Asked, asked: Awaitable[Any]) -> Reply:
-    answer: (
-        CheckoutPage | NoCardProvider | ProviderAway | KeyTaken | AlreadySubscribed | AmountNotTaken
-    ) = await asked
+    answer: PageAnswer | AlreadySubscribed | AmountNotTaken = await asked
     match answer:
         case CheckoutPage():
             page = CardPage(
@@ -200,6 +201,8 @@ async def _page(request: Asked, asked: Awaitable[Any]) -> Reply:
                 "idempotency_conflict",
                 "This Idempotency-Key was used for another page; send a new one.",
             )
+        case AddressRefused(field=field):
+            raise invalid(f"{field}: the card provider's page can't lead there; give a whole URL.")
         case AlreadySubscribed(plan=plan):
             raise ApiError(
                 "already_subscribed",
