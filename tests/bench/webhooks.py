@@ -47,8 +47,8 @@ FROM event CROSS JOIN webhooks.endpoint e
 """
 ENDPOINT_SQL = """
 INSERT INTO webhooks.endpoint
-    (id, account_id, url, enabled, secret, created_at, updated_at, request_sha256)
-VALUES ($1, $2, $3, true, $4, now(), now(), '')
+    (id, account_id, url, enabled, secret, created_at, updated_at)
+VALUES ($1, $2, $3, true, $4, now(), now())
 """
 LEFT_SQL = "SELECT count(*) FROM webhooks.delivery WHERE status = 'pending'"
 

@@ -89,15 +89,15 @@ async def test_during_a_rotation_both_secrets_sign_and_afterwards_the_new_one_al
     until = room.clock.now + timedelta(hours=24)
     _, endpoint = await room.endpoint("/hook", always(), previous_secret=old, previous_until=until)
     new, endpoint.secret = endpoint.secret, old  # a receiver that has not changed it yet
-    async with room.sender() as sender:
+    async with room.sender():
         await room.happen()
-        await room.pass_time(sender, timedelta(seconds=1))
+        await room.pass_time(timedelta(seconds=1))
         assert (len(endpoint.accepted), endpoint.forged) == (1, 0)
         await room.happen()
-        await room.pass_time(sender, timedelta(hours=24))
+        await room.pass_time(timedelta(hours=24))
         assert (len(endpoint.accepted), endpoint.forged) == (1, 1)
         endpoint.secret = new
-        await room.pass_time(sender, timedelta(seconds=5))
+        await room.pass_time(timedelta(seconds=5))
     assert len(endpoint.accepted) == 2
     signatures = [one.headers["webhook-signature"].count("v1,") for one in endpoint.requests]
     assert signatures == [2, 1, 1]
@@ -107,9 +107,9 @@ async def test_a_ping_is_sent_once_also_to_an_endpoint_that_is_disabled(room: Ro
     id_, endpoint = await room.endpoint("/ping", always(500), enabled=False)
     payload = b'{"type":"ping","timestamp":"2026-03-19T12:00:00Z","data":{}}'
     await room.ping(id_, payload)
-    async with room.sender() as sender:
+    async with room.sender():
         await room.settled()
-        await room.pass_time(sender, timedelta(days=4))
+        await room.pass_time(timedelta(days=4))
     assert [request.body for request in endpoint.requests] == [payload]
     [delivery] = await room.deliveries(id_)
     assert (delivery["status"], delivery["attempts"]) == ("failed", 1)
@@ -120,24 +120,24 @@ async def test_what_is_pending_waits_while_its_endpoint_is_disabled(room: Room) 
     id_, endpoint = await room.endpoint("/waits", always())
     await room.happen()
     await room.sql.execute("UPDATE webhooks.endpoint SET enabled = false WHERE id = $1", id_)
-    async with room.sender() as sender:
-        await room.pass_time(sender, timedelta(hours=1))
+    async with room.sender():
+        await room.pass_time(timedelta(hours=1))
         assert endpoint.count == 0
         await room.sql.execute("UPDATE webhooks.endpoint SET enabled = true WHERE id = $1", id_)
-        await room.pass_time(sender, timedelta(hours=1))
+        await room.pass_time(timedelta(hours=1))
     assert len(endpoint.accepted) == 1
 
 
 async def test_an_endpoint_removed_during_an_attempt_takes_all_with_it(room: Room) -> None:
-    async with room.sender() as sender:
+    async with room.sender():
         id_, endpoint = await room.endpoint("/removed", always(ends="never"))
         await room.happen()
-        sender.wake()
+        room.wake()
         await room.until(lambda: endpoint.in_flight == 1)
         await room.sql.execute("DELETE FROM webhooks.endpoint WHERE id = $1", id_)
         _, healthy = await room.endpoint("/stays", always())
         await room.happen()
-        await room.pass_time(sender, timedelta(seconds=1))
+        await room.pass_time(timedelta(seconds=1))
     assert len(healthy.accepted) == 1
     assert await room.deliveries(id_) == []
 
@@ -147,12 +147,12 @@ async def test_what_is_due_again_after_a_redelivery_goes_through_the_schedule_an
 ) -> None:
     id_, endpoint = await room.endpoint("/again", always(500))
     await room.happen()
-    async with room.sender() as sender:
+    async with room.sender():
         await room.settled()
         for number, wait in enumerate(SCHEDULE[1:], start=1):
-            await room.pass_time(sender, wait - timedelta(seconds=1))
+            await room.pass_time(wait - timedelta(seconds=1))
             assert endpoint.count == number
-            await room.pass_time(sender, timedelta(seconds=1))
+            await room.pass_time(timedelta(seconds=1))
         assert (endpoint.count, (await room.deliveries(id_))[0]["status"]) == (10, "failed")
         endpoint.behave = always()
         await room.sql.execute(
@@ -161,7 +161,7 @@ async def test_what_is_due_again_after_a_redelivery_goes_through_the_schedule_an
             id_,
             room.clock.now,
         )
-        await room.pass_time(sender, timedelta())
+        await room.pass_time(timedelta())
     [delivery] = await room.deliveries(id_)
     assert (delivery["status"], delivery["attempts"]) == ("delivered", 11)
     assert {request.id for request in endpoint.requests} == {str(delivery["event_id"])}
@@ -209,10 +209,10 @@ async def test_an_endpoint_that_changes_its_mind_is_told_in_the_end(room: Room) 
     id_, endpoint = await room.endpoint("/moody", moody)
     _, elsewhere = await room.endpoint("/elsewhere", always(), account_id=uuid4())
     await room.happen()
-    async with room.sender() as sender:
+    async with room.sender():
         await room.settled()
         for wait in (7, 300, 1_800):
-            await room.pass_time(sender, timedelta(seconds=wait))
+            await room.pass_time(timedelta(seconds=wait))
     assert [row["status_code"] for row in await room.attempts(id_)] == [503, None, 302, 200]
     assert len(endpoint.accepted) == 1
     assert elsewhere.count == 0

@@ -168,7 +168,7 @@ async def webhook_place(
     clock = MovedClock(file=folder / "clock")
     clock.file.write_text("0")
     sql, log = await connect(database.admin_dsn), await connect(database.admin_dsn)
-    async with Receiver(clock.now).serving() as receiver:
+    async with Receiver(clock.fresh).serving() as receiver:
         place = Place(
             servers=servers,
             bus=bus,
