@@ -45,8 +45,8 @@ async def create(
 @app.command(name="list")
 def list_names(*, data: Data = HERE) -> None:
     """Show the names of the subscribers."""
-    for user in subscribers.known(data):
-        say(user.removeprefix(subscribers.PREFIX))
+    for name in subscribers.names(data):
+        say(name)
 
 
 @app.command

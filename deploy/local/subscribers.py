@@ -56,6 +56,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def known(folder: Path) -> dict[str, str]:
+    """Passwords by user."""
     found = load(folder / "subscribers.json", Subscribers)
     return {} if found is None else found.passwords
 
@@ -70,6 +71,12 @@ def _store(folder: Path, passwords: Mapping[str, str]) -> None:
     process = process_of(folder / "run" / "nats.pid", folder)
     if process is not None:
         os.kill(process, signal.SIGHUP)
+
+
+def names(folder: Path) -> list[str]:
+    """`StackError` where there is no installation."""
+    _installed(folder)
+    return [user.removeprefix(PREFIX) for user in known(folder)]
 
 
 def _installed(folder: Path) -> tuple[Ports, Secrets]:

@@ -12,4 +12,5 @@ CREATE INDEX dead_letter_wanted ON log.dead_letter (consumer, id) WHERE attempts
 ALTER TABLE log.dead_letter ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own_consumers ON log.dead_letter
     USING (starts_with(consumer, current_user || '-'));
-GRANT UPDATE, DELETE ON log.dead_letter TO billing, scheduler, artifact, webhooks, telemetry;
+GRANT UPDATE, DELETE ON log.dead_letter
+    TO gateway, billing, scheduler, artifact, webhooks, telemetry;
