@@ -72,6 +72,17 @@ asyncapi *ARGS:
 examples:
     @exec python -m tests.conformance.record
 
+# Pin what the images install, anew and with hashes
+pins *ARGS:
+    uv pip compile -q pyproject.toml {{ pin }} -o deploy/images/requirements-services.txt "$@"
+    uv pip compile -q pyproject.toml {{ pin }} --extra trainer -c deploy/images/requirements-services.txt -o deploy/images/requirements-trainer.txt "$@"
+
+pin := "--universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes"
+
+# Write the users of the containers' NATS from the permission table
+nats-users:
+    @exec python -m deploy.containers
+
 # Style, types and the arrows between packages
 lint:
     ruff check
