@@ -8,6 +8,7 @@ published late, never skipped.
 
 import asyncio
 import os
+import signal
 from contextlib import suppress
 from typing import Annotated
 
@@ -146,6 +147,9 @@ async def relay(broker: NatsBroker, database_url: str, *, stream_replicas: int =
 async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("relay", settings.log_level)
+    # As a container's first process it would not be ended by a signal that it has not asked for.
+    # It may leave in the middle of anything: who comes next publishes again.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os._exit, 0)
     broker = make_broker(settings.nats_url)
     answer_pings(broker, "relay")
     await broker.start()

@@ -9,7 +9,7 @@ import nats
 from faststream.nats import NatsBroker
 
 from deploy.health import healthy
-from deploy.local.program import free_port, wheel_executable
+from deploy.local.program import clean_environment, free_port, wheel_executable
 from libs.bus.probe import LINE_BYTES, probed
 from tests.support.running import running
 from tests.support.stack import Database, Nats
@@ -55,6 +55,37 @@ async def test_a_service_is_live_and_ready_and_says_so_to_the_images_health_chec
         assert await status(port, b"\n") == b"404"
         assert await status(port, b"x" * 100 * LINE_BYTES) == b""
     assert not healthy({"TUNEYARD_PROBE_LISTEN": settings["probe_listen"]})
+
+
+async def test_the_relay_is_probed_too_and_leaves_when_it_is_told_to(
+    nats_server: Nats, database: Database
+) -> None:
+    port = free_port()
+    environment = {
+        "TUNEYARD_DATABASE_URL": database.dsn("relay"),
+        "TUNEYARD_NATS_URL": nats_server.url("relay"),
+        "TUNEYARD_PROBE_LISTEN": f"127.0.0.1:{port}",
+    }
+    relay = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "libs.bus.relay", env=clean_environment() | environment
+    )
+    try:
+
+        async def ready() -> bytes:
+            try:
+                return await status(port, b"GET /ready HTTP/1.1\r\n")
+            except ConnectionRefusedError:
+                return b""
+
+        await eventually(ready, lambda code: code == b"200")
+        relay.terminate()
+        async with asyncio.timeout(5):
+            # 0, and not the signal: in a container it would have been ignored.
+            assert await relay.wait() == 0
+    finally:
+        if relay.returncode is None:
+            relay.kill()
+            await relay.wait()
 
 
 async def test_without_nats_a_process_lives_but_is_not_ready(tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ def pod_of(workload: Manifest) -> Manifest:
 def _registry(version: str) -> Registry[Any]:
     folder = files("kubernetes_validate") / f"kubernetes-json-schema/v{version}-local-strict"
     definitions = json.loads((folder / "_definitions.json").read_text())
-    return Registry().with_resource("_definitions.json", DRAFT202012.create_resource(definitions))
+    resource = DRAFT202012.create_resource(definitions)
+    return Registry().with_resource("_definitions.json", resource).crawl()
 
 
 @cache
@@ -92,19 +93,23 @@ def _closed(schema: Any) -> Any:
     return schema
 
 
-def schema_of(manifest: Manifest, version: str) -> Draft202012Validator:
-    """Raises KeyError or FileNotFoundError for a kind that has none."""
-    group, _, api_version = manifest["apiVersion"].rpartition("/")
-    if "." in group and not group.endswith(("policy", "networking.k8s.io")):
-        return Draft202012Validator(_custom()[f"{manifest['apiVersion']}/{manifest['kind']}"])
-    words = [manifest["kind"].lower(), *([group.split(".")[0]] if group else []), api_version]
-    folder = files("kubernetes_validate") / f"kubernetes-json-schema/v{version}-local-strict"
+@cache
+def schema_of(api_version: str, kind: str, kubernetes: str) -> Draft202012Validator:
+    """Raises FileNotFoundError for a kind that has none."""
+    custom = _custom().get(f"{api_version}/{kind}")
+    if custom is not None:
+        return Draft202012Validator(custom)
+    group, _, version = api_version.rpartition("/")
+    words = [kind.lower(), *([group.split(".")[0]] if group else []), version]
+    folder = files("kubernetes_validate") / f"kubernetes-json-schema/v{kubernetes}-local-strict"
     schema = json.loads((folder / f"{'-'.join(words)}.json").read_text())
-    return Draft202012Validator(schema, registry=_registry(version))
+    return Draft202012Validator(schema, registry=_registry(kubernetes))
 
 
 def mistakes(manifest: Manifest, version: str) -> Iterator[str]:
-    for found in schema_of(manifest, version).iter_errors(manifest):
+    """What Kubernetes of this version would say against a manifest."""
+    schema = schema_of(manifest["apiVersion"], manifest["kind"], version)
+    for found in schema.iter_errors(manifest):
         error = best_match([found])
         where = "/".join(str(step) for step in error.absolute_path)
         yield f"{manifest['kind']} {manifest['metadata']['name']} {where}: {error.message[:200]}"
