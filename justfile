@@ -80,9 +80,10 @@ pins *ARGS:
 pin := "--universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes"
 
 # The whole platform on a Docker engine: just compose, just compose down, just compose logs -f gateway
-compose *ARGS='up --build --wait':
-    tuneyard-server secrets compose .tuneyard/compose.env
-    docker compose --env-file .tuneyard/compose.env -f deploy/compose.yaml {{ ARGS }}
+compose *ARGS:
+    @tuneyard-server secrets compose .tuneyard/compose.env
+    @[ "$#" -gt 0 ] || set -- up --build --wait; \
+    exec docker compose --env-file .tuneyard/compose.env -f deploy/compose.yaml "$@"
 
 # Write the users of the containers' NATS from the permission table
 nats-users:

