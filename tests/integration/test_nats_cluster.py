@@ -3,12 +3,14 @@
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
+import aiohttp
 import nats
 import nats.errors
 import nats.js.errors
 import pytest
 
 from libs.bus.streams import STREAMS, declare_streams
+from tests.support.manifests import of_kind
 from tests.support.nats_cluster import Node, cluster
 from tests.support.waiting import eventually
 
@@ -75,6 +77,29 @@ async def test_a_container_may_say_what_the_permission_table_allows(nodes: list[
     assert await stored(trainer, f"reports.started.{uuid4()}", b"{}")
     assert not await stored(trainer, f"events.job.completed.v1.{uuid4()}", b"{}")
     await trainer.close()
+
+
+async def test_keda_finds_every_stream_that_it_scales_by(nodes: list[Node]) -> None:
+    triggers = [
+        trigger["metadata"]
+        for one in of_kind("overlays/large", "ScaledObject").values()
+        for trigger in one["spec"]["triggers"]
+        if trigger["type"] == "nats-jetstream"
+    ]
+    assert triggers
+    async with aiohttp.ClientSession() as session:
+        for trigger in triggers:
+            question = {"acc": trigger["account"], "consumers": "true", "config": "true"}
+            url = f"http://127.0.0.1:{nodes[0].monitor}/jsz"
+            async with session.get(url, params=question) as answer:
+                accounts = (await answer.json()).get("account_details") or []
+            streams = {
+                stream["name"]
+                for account in accounts
+                if account["name"] == trigger["account"]
+                for stream in account["stream_detail"]
+            }
+            assert trigger["stream"] in streams
 
 
 async def test_what_was_acknowledged_outlives_a_server(nodes: list[Node]) -> None:

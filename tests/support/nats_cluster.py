@@ -19,6 +19,7 @@ STOP_SECONDS = 10.0
 
 class Node(Struct, frozen=True, kw_only=True):
     port: int
+    monitor: int
     process: asyncio.subprocess.Process
 
     def url(self, user: str) -> str:
@@ -71,7 +72,7 @@ async def cluster(folder: Path, size: int = 3) -> AsyncIterator[list[Node]]:
                 },
                 stderr=asyncio.subprocess.DEVNULL,
             )
-            nodes.append(Node(port=clients[number], process=process))
+            nodes.append(Node(port=clients[number], monitor=monitors[number], process=process))
         yield nodes
     finally:
         for node in nodes:

@@ -10,11 +10,13 @@ from tests.support.deployment import ARROWS
 from tests.support.manifests import OVERLAYS, Manifest, of_kind, pod_of
 
 PORTS = {"postgres": 5432, "nats": 4222, "objects": 443, "outside": 443}
+ENDPOINTS = (1024, 65535)  # and the ports that customers may choose for theirs
 OPERATOR = {"postgres", "outside"}  # outside: Stripe, whose books it compares
 PRIVATE = ("10.1.2.3", "100.64.0.1", "127.0.0.1", "169.254.169.254", "172.16.0.1", "192.168.1.1")
 GENERAL = {"default-deny", "names"}  # for every pod
 
-Arrow = tuple[str, str, int]
+Arrow = tuple[str, str, Any]
+"""From, to, and a port: its number or name, the first and the last of a range, or any."""
 
 
 def labels(overlay: str) -> dict[str, dict[str, str]]:
@@ -38,7 +40,10 @@ def selects(selector: Manifest, pod: dict[str, str]) -> bool:
 
 
 def ports(rule: Manifest) -> list[Any]:
-    return [port["port"] for port in rule.get("ports", ({"port": "any"},))]
+    return [
+        (port["port"], port["endPort"]) if "endPort" in port else port["port"]
+        for port in rule.get("ports", ({"port": "any"},))
+    ]
 
 
 def allowed(overlay: str, direction: str, peers: str) -> Iterator[tuple[str, str, Any, str]]:
@@ -85,6 +90,7 @@ def test_exactly_the_arrows_of_the_design_are_allowed(overlay: str) -> None:
         for name, arrows in (ARROWS | {"operator": OPERATOR}).items()
         for to in arrows
     }
+    drawn |= {("webhooks", "outside", ENDPOINTS)}
     among_themselves = {("nats", "nats", 6222), ("postgres", "postgres", 5432)}
     among_themselves |= {("postgres", "postgres", 8000)}
     if of_kind(overlay, "TrainingRuntime"):
