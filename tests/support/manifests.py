@@ -42,7 +42,7 @@ def rendered(folder: str) -> tuple[Manifest, ...]:
         check=True,
         timeout=60,
     )
-    return tuple(yaml.safe_load_all(done.stdout))
+    return tuple(yaml.load_all(done.stdout, yaml.CSafeLoader))
 
 
 def of_kind(overlay: str, *kinds: str) -> dict[str, Manifest]:

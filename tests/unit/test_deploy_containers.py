@@ -1,7 +1,9 @@
 """What an operator's commands make for containers: secrets, and NATS's users."""
 
 import stat
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import msgspec
 
@@ -12,6 +14,7 @@ from deploy.containers import (
     kubernetes_list,
     nats_users,
 )
+from deploy.health import healthy
 from deploy.local import nats
 from deploy.operator import role_passwords
 from libs.eventlog.migrations import ROLES
@@ -62,6 +65,25 @@ def test_kubernetes_gets_a_secret_for_each_role_and_each_user() -> None:
     }
     passwords = [item["stringData"].get("password") for item in items]
     assert len(set(passwords)) == len(passwords)
+
+
+class Gateway(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/v1/healthz" else 503)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Its answers are looked at, not its log."""
+
+
+def test_the_gateway_is_asked_on_its_own_port_whether_it_lives() -> None:
+    with HTTPServer(("127.0.0.1", 0), Gateway) as server:
+        Thread(target=server.handle_request).start()
+        assert healthy({"TUNEYARD_LISTEN": f"0.0.0.0:{server.server_port}"})
+        Thread(target=server.handle_request).start()
+        assert not healthy({"TUNEYARD_PROBE_LISTEN": f"0.0.0.0:{server.server_port}"})
+    assert not healthy({"TUNEYARD_LISTEN": f"0.0.0.0:{server.server_port}"})
+    assert not healthy({})
 
 
 def test_a_migration_sets_the_passwords_that_its_environment_names() -> None:

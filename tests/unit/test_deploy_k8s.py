@@ -1,6 +1,7 @@
 """What runs on Kubernetes: told all it must know, with nobody's rights, and looked after."""
 
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.support.deployment import ARROWS, SETTINGS, known_variables
 from tests.support.manifests import K8S, OVERLAYS, Manifest, of_kind, pod_of, rendered
 
 ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LARGE = "overlays/large"
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
 OURS = {"tuneyard/services": "services", "tuneyard/trainer": "trainer"}
@@ -141,7 +143,7 @@ def test_the_images_are_those_that_are_built_and_of_one_version() -> None:
                 assert (ROOT / f"deploy/images/{OURS[image]}.Dockerfile").is_file()
                 assert (OURS[image] == "trainer") == (name == "trainer")
                 versions.add(version)
-    assert len(versions) == 1
+    assert versions == {PROJECT["version"]}
     compose = (ROOT / "deploy/compose.yaml").read_text()
     assert f"image: {container_of(LARGE, 'nats')['image']}\n" in compose
     assert f"tuneyard/services:${{TUNEYARD_VERSION:-{versions.pop()}}}" in compose
