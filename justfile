@@ -72,6 +72,23 @@ asyncapi *ARGS:
 examples:
     @exec python -m tests.conformance.record
 
+# Pin what the images install, anew and with hashes
+pins *ARGS:
+    uv pip compile -q pyproject.toml {{ pin }} -o deploy/images/requirements-services.txt "$@"
+    uv pip compile -q pyproject.toml {{ pin }} --extra trainer -c deploy/images/requirements-services.txt -o deploy/images/requirements-trainer.txt "$@"
+
+pin := "--universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes"
+
+# The whole platform on a Docker engine: just compose, just compose down, just compose logs -f gateway
+compose *ARGS:
+    @tuneyard-server secrets compose .tuneyard/compose.env
+    @[ "$#" -gt 0 ] || set -- up --build --wait; \
+    exec docker compose --env-file .tuneyard/compose.env -f deploy/compose.yaml "$@"
+
+# Write the users of the containers' NATS from the permission table
+nats-users:
+    @exec python -m deploy.containers
+
 # Style, types and the arrows between packages
 lint:
     ruff check

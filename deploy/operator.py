@@ -13,6 +13,7 @@ from deploy.local.program import StackError
 from deploy.local.services import ROOT
 from deploy.local.state import Secrets, admin_dsn, load
 from libs.eventlog.connection import Connection, connect
+from libs.eventlog.migrations import ROLES
 from services.gateway.access.limits import Limits, LimitsError, read_limits
 
 HERE = Path(".tuneyard")
@@ -46,7 +47,9 @@ def installation(environ: Mapping[str, str], data: Path) -> Installation:
         raise StackError(str(error)) from error
     if dsn is not None:
         pepper = bytes.fromhex(environ.get("TUNEYARD_KEY_PEPPER", ""))
-        return Installation(dsn=dsn, key_pepper=pepper, role_passwords={}, limits=limits)
+        return Installation(
+            dsn=dsn, key_pepper=pepper, role_passwords=role_passwords(environ), limits=limits
+        )
     known = load(data / "secrets.json", Secrets)
     if known is None:
         raise StackError(
@@ -59,6 +62,13 @@ def installation(environ: Mapping[str, str], data: Path) -> Installation:
         role_passwords=known.postgres_roles,
         limits=limits,
     )
+
+
+def role_passwords(environ: Mapping[str, str]) -> dict[str, str]:
+    """``TUNEYARD_ROLE_PASSWORD_BILLING`` and so on. Of a role without one, whoever runs PostgreSQL
+    sets the password (CloudNativePG does), and `migrate` leaves it as it is."""
+    named = {role: f"TUNEYARD_ROLE_PASSWORD_{role.upper()}" for role in ROLES}
+    return {role: environ[name] for role, name in named.items() if name in environ}
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ import os
 import secrets
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated
 from uuid import UUID, uuid4
 
@@ -13,6 +14,7 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from deploy import dead_letters, money, subscribers
+from deploy.containers import complete, kubernetes_list
 from deploy.local.issuer import id_token
 from deploy.local.program import StackError
 from deploy.local.services import command
@@ -33,7 +35,9 @@ app = App(name="tuneyard-server", help=__doc__, version_flags=[])
 account = App(name="account", help="Accounts.")
 key = App(name="key", help="API keys of an account.")
 log = App(name="log", help="The event log.")
+made = App(name="secrets", help="Make the secrets of an installation on several machines.")
 app.command(log)
+app.command(made)
 app.command(account)
 app.command(key)
 app.command(dead_letters.app)
@@ -65,6 +69,19 @@ async def migrate(*, data: Data = HERE) -> None:
     async with connected(target.dsn):
         for applied in await apply_migrations(target.dsn, target.role_passwords):
             say(f"applied {applied}")
+
+
+@made.command(name="compose")
+def secrets_compose(file: Path, /) -> None:
+    """Write what deploy/compose.yaml needs into FILE; what stands there stays."""
+    for name in complete(file):
+        say(f"made {name}")
+
+
+@made.command(name="kubernetes")
+def secrets_kubernetes() -> None:
+    """Print new Secrets for `kubectl create -f -`, which overwrites none."""
+    say(kubernetes_list())
 
 
 @app.command

@@ -109,7 +109,7 @@ def _subjects(subjects: tuple[str, ...]) -> str:
 def _user(name: str, password: str, allowed: Permissions) -> str:
     inbox = f"{inbox_prefix(name)}.>"
     return (
-        f'    {{ user: "{name}", password: "{password}", permissions: {{\n'
+        f'    {{ user: "{name}", password: {password}, permissions: {{\n'
         f"        publish: {{ allow: {_subjects(allowed.publish)} }}\n"
         f"        subscribe: {{ allow: {_subjects((*allowed.subscribe, inbox))} }}\n"
         "        allow_responses: true\n"
@@ -127,6 +127,14 @@ def subscriber(name: str, password: str) -> str:
     )
 
 
+def authorization(passwords: Mapping[str, str], subscribers: Mapping[str, str] = {}) -> str:
+    """Who may say what to whom. ``passwords`` has one for every user of `PERMISSIONS`, as the
+    configuration's syntax wants it: quoted, or the ``$NAME`` of an environment variable."""
+    users = "\n".join(_user(name, passwords[name], PERMISSIONS[name]) for name in PERMISSIONS)
+    readers = "\n".join(subscriber(name, password) for name, password in subscribers.items())
+    return f"accounts {{\n{accounts(users, readers)}}}\n"
+
+
 def config(
     *, port: int, store: Path, passwords: Mapping[str, str], subscribers: Mapping[str, str] = {}
 ) -> str:
@@ -135,13 +143,12 @@ def config(
     ``sync_interval: always``: a message is on the disk before its publisher gets the
     acknowledgement; by default JetStream would sync every two minutes.
     """
-    users = "\n".join(_user(name, passwords[name], PERMISSIONS[name]) for name in PERMISSIONS)
-    readers = "\n".join(subscriber(name, password) for name, password in subscribers.items())
+    quoted = {name: f'"{password}"' for name, password in passwords.items()}
     return (
         "server_name: tuneyard\n"
         f'listen: "127.0.0.1:{port}"\n'
         f'jetstream {{ store_dir: "{store}", sync_interval: always }}\n'
-        f"accounts {{\n{accounts(users, readers)}}}\n"
+        f"{authorization(quoted, subscribers)}"
     )
 
 

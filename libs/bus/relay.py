@@ -8,7 +8,9 @@ published late, never skipped.
 
 import asyncio
 import os
+import signal
 from contextlib import suppress
+from typing import Annotated
 
 import asyncpg
 import msgspec
@@ -17,10 +19,11 @@ import nats.js.errors
 import structlog
 import uvloop
 from faststream.nats import NatsBroker
-from msgspec import Struct
+from msgspec import Meta, Struct
 from nats.js import JetStreamContext
 
 from libs.bus.broker import make_broker
+from libs.bus.probe import probed
 from libs.bus.rpc import answer_pings
 from libs.bus.streams import NUDGE, declare_streams, event_subject
 from libs.contracts.base import Envelope
@@ -45,9 +48,14 @@ logger = structlog.get_logger()
 
 
 class Settings(Struct, frozen=True, kw_only=True):
+    """``stream_replicas`` is on how many servers of a NATS cluster each message is; five is the
+    most that JetStream takes."""
+
     database_url: str
     nats_url: str
     log_level: str = "info"
+    probe_listen: str | None = None
+    stream_replicas: Annotated[int, Meta(ge=1, le=5)] = 1
 
 
 def envelope_of(row: asyncpg.Record) -> Envelope:
@@ -106,7 +114,7 @@ async def lead(connection: Connection, jetstream: JetStreamContext, nudged: asyn
                     await nudged.wait()
 
 
-async def relay(broker: NatsBroker, database_url: str) -> None:
+async def relay(broker: NatsBroker, database_url: str, *, stream_replicas: int = 1) -> None:
     """Lead, or stand by; after any failure begin again with a fresh connection."""
     nudged = asyncio.Event()
 
@@ -119,7 +127,7 @@ async def relay(broker: NatsBroker, database_url: str) -> None:
         connection: Connection | None = None
         try:
             jetstream = client.jetstream(publish_async_max_pending=2 * DRAIN)
-            await declare_streams(jetstream)
+            await declare_streams(jetstream, replicas=stream_replicas)
             connection = await connect(database_url)
             await lead(connection, jetstream, nudged)
         except (
@@ -139,10 +147,14 @@ async def relay(broker: NatsBroker, database_url: str) -> None:
 async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("relay", settings.log_level)
+    # As a container's first process it would not be ended by a signal that it has not asked for.
+    # It may leave in the middle of anything: who comes next publishes again.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os._exit, 0)
     broker = make_broker(settings.nats_url)
     answer_pings(broker, "relay")
     await broker.start()
-    await relay(broker, settings.database_url)
+    async with probed(settings.probe_listen, await broker.connect()):
+        await relay(broker, settings.database_url, stream_replicas=settings.stream_replicas)
 
 
 if __name__ == "__main__":

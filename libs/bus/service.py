@@ -10,6 +10,7 @@ import stamina
 import structlog
 from faststream.nats import NatsBroker
 
+from libs.bus.probe import probed
 from libs.bus.rpc import answer_pings
 from libs.bus.streams import streams_exist
 from libs.eventlog.connection import Pool, create_pool
@@ -71,13 +72,15 @@ async def run_service(
     service: str,
     *,
     streams: frozenset[str] = frozenset(),
+    probe_listen: str | None = None,
     letters: DeadLetters | None = None,
 ) -> None:
     """Serve what is registered on ``broker``, and pings, until SIGTERM or SIGINT.
 
     ``streams`` are the names of the JetStream streams it consumes: serving begins when somebody
-    has declared them. ``letters`` are what its consumers could not handle, tried again when an
-    operator wants it. Raises TimeoutError when NATS, or a stream, is not there after a minute.
+    has declared them, and from then on probes are answered at ``probe_listen``. ``letters`` are
+    what its consumers could not handle, tried again when an operator wants it. Raises TimeoutError
+    when NATS, or a stream, is not there after a minute.
     """
     answer_pings(broker, service)
     async with asyncio.timeout(START_PATIENCE):
@@ -85,7 +88,8 @@ async def run_service(
     await streams_exist(client.jetstream(), streams)
     await broker.start()
     logger.info("serving")
-    async with every(RETRY_EVERY, letters.retry) if letters else nullcontext():
+    retrying = every(RETRY_EVERY, letters.retry) if letters else nullcontext()
+    async with probed(probe_listen, client), retrying:
         await _told_to_stop()
     try:
         async with asyncio.timeout(STOP_PATIENCE):

@@ -79,9 +79,9 @@ def live_subject(account_id: UUID) -> str:
     return f"live.{account_id}"
 
 
-async def declare_streams(jetstream: JetStreamContext) -> None:
-    """Create the streams, or bring them to this configuration."""
-    for config in STREAMS:
+async def declare_streams(jetstream: JetStreamContext, *, replicas: int = 1) -> None:
+    """Create the streams, or bring them to this configuration, each on ``replicas`` servers."""
+    for config in (stream.evolve(num_replicas=replicas) for stream in STREAMS):
         try:
             await jetstream.add_stream(config)
         except nats.js.errors.BadRequestError:

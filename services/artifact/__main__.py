@@ -61,7 +61,13 @@ async def main() -> None:
         consume(broker, "artifact", JobTrained, desk.verify_result, letters=letters)
         consume(broker, "artifact", JobCheckpointed, partial(prune, keeper), letters=letters)
         async with every(SWEEP_EVERY, partial(delete_due, keeper)):
-            await run_service(broker, "artifact", streams=frozenset({"EVENTS"}), letters=letters)
+            await run_service(
+                broker,
+                "artifact",
+                streams=frozenset({"EVENTS"}),
+                letters=letters,
+                probe_listen=settings.probe_listen,
+            )
 
 
 if __name__ == "__main__":

@@ -13,3 +13,4 @@ class Settings(Struct, frozen=True, kw_only=True):
     s3_secret_key: str
     s3_bucket: str
     log_level: str = "info"
+    probe_listen: str | None = None

@@ -85,7 +85,13 @@ async def main() -> None:
             every(charges.WORK_EVERY, partial(charges.work, billing)),
             listening(broker, billing),
         ):
-            await run_service(broker, "billing", streams=frozenset({"EVENTS"}), letters=letters)
+            await run_service(
+                broker,
+                "billing",
+                streams=frozenset({"EVENTS"}),
+                letters=letters,
+                probe_listen=settings.probe_listen,
+            )
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     nats_url: str
     prices: Path
     log_level: str = "info"
+    probe_listen: str | None = None
     stripe_api_key: str | None = None
     stripe_webhook_secret: str | None = None
     stripe_api_base: str = API_BASE

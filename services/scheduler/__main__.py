@@ -64,7 +64,11 @@ async def main() -> None:
         )
         async with every(SWEEP_EVERY, partial(handlers.reclaim_lapsed, scheduler)):
             await run_service(
-                broker, "scheduler", streams=frozenset({"EVENTS", "REPORTS"}), letters=letters
+                broker,
+                "scheduler",
+                streams=frozenset({"EVENTS", "REPORTS"}),
+                letters=letters,
+                probe_listen=settings.probe_listen,
             )
 
 

@@ -60,7 +60,11 @@ async def main() -> None:
             tell = partial(tell_state, teller)
             consume(broker, "telemetry", event_class, tell, letters=letters)
         await run_service(
-            broker, "telemetry", streams=frozenset({"EVENTS", "TELEMETRY"}), letters=letters
+            broker,
+            "telemetry",
+            streams=frozenset({"EVENTS", "TELEMETRY"}),
+            letters=letters,
+            probe_listen=settings.probe_listen,
         )
 
 

@@ -7,3 +7,4 @@ class Settings(Struct, frozen=True, kw_only=True):
     database_url: str
     nats_url: str
     log_level: str = "info"
+    probe_listen: str | None = None

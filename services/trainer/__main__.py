@@ -13,6 +13,7 @@ import aiohttp
 import structlog
 
 from libs.bus.broker import make_broker
+from libs.bus.probe import probed
 from libs.bus.rpc import answer, answer_pings
 from libs.contracts.trainer_rpc import PREVIEW
 from libs.observability.logs import configure_logs
@@ -54,6 +55,7 @@ async def serve(settings: Settings, launcher: Launcher) -> None:
         stack.push_async_callback(broker.stop)
         await broker.start()
         client = await broker.connect()
+        await stack.enter_async_context(probed(settings.probe_listen, client))
         # From here on there is something to leave in order; before, a signal simply ends it.
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, told.set)

@@ -20,3 +20,4 @@ class Settings(Struct, frozen=True, kw_only=True):
     threads: Annotated[int, Meta(ge=1, le=512)] = 2
     memory_bytes: Count | None = None
     log_level: str = "info"
+    probe_listen: str | None = None

@@ -64,7 +64,13 @@ async def main(now: Callable[[], datetime] = utc_now, timeout: float = TIMEOUT) 
         )
         answer_questions(broker, answering)
         async with every(TRIM_EVERY, partial(forget_answers, answering)):
-            await run_service(broker, "webhooks", streams=frozenset({"EVENTS"}), letters=letters)
+            await run_service(
+                broker,
+                "webhooks",
+                streams=frozenset({"EVENTS"}),
+                letters=letters,
+                probe_listen=settings.probe_listen,
+            )
 
 
 if __name__ == "__main__":

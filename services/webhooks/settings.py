@@ -9,4 +9,5 @@ class Settings(Struct, frozen=True, kw_only=True):
     database_url: str
     nats_url: str
     log_level: str = "info"
+    probe_listen: str | None = None
     allow_loopback: bool = False
