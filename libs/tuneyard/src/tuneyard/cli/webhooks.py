@@ -1,0 +1,7 @@
+"""Webhooks: try them on this machine."""
+
+from tuneyard.cli.options import Commands
+
+
+def add(commands: Commands) -> None:
+    pass
