@@ -105,6 +105,7 @@ def recommend(
 
 def _recommendation(of: TrainRecommendation | FinetuneRecommendation) -> object:
     from rich.console import Group
+    from rich.text import Text
 
     rows = []
     for name in of.recommended.__struct_fields__:
@@ -115,6 +116,6 @@ def _recommendation(of: TrainRecommendation | FinetuneRecommendation) -> object:
             rows.append((option, f"{value:g}", around, of.confidence.get(name)))
     return Group(
         table(("option", "value", "worth looking", "confidence"), rows, right="value"),
-        *(f"- {note}" for note in of.notes),
-        of.disclaimer,
+        *(Text(f"- {note}") for note in of.notes),
+        Text(of.disclaimer),
     )

@@ -113,7 +113,7 @@ class Screen:
             said += f"  loss {latest.loss:.4g}  {latest.throughput:,.0f} tok/s"
         left = self.story.remaining(self._now())
         if left is not None:
-            said += f"  {lasting(left.total_seconds())} left"
+            said += f"  ETA {lasting(left.total_seconds())}"
         made = Table.grid(padding=(0, 1))
         made.add_row(
             ProgressBar(total=max(1, total), completed=done, width=max(10, width // 3)), Text(said)

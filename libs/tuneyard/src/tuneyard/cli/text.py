@@ -43,11 +43,10 @@ def lasting(seconds: float) -> str:
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "") -> "Table":
     """``right``: the heads of the columns of numbers, with spaces between."""
-    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for head in heads:
         to = "right" if head in right.split() else "left"
         made.add_column(head, justify=to, overflow="fold")  # type: ignore[arg-type]
