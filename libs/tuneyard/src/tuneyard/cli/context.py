@@ -14,6 +14,7 @@ from tuneyard._client import KEY_VARIABLE, URL_VARIABLE, Tuneyard
 from tuneyard._seams import Seams
 from tuneyard.cli import config
 from tuneyard.cli.exits import NOT_AUTHENTICATED, REFUSED, CliError
+from tuneyard.cli.text import plain
 
 if TYPE_CHECKING:
     import httpx
@@ -97,7 +98,7 @@ class Context:
     def note(self, text: str) -> None:
         """Something beside the answer, for people."""
         if not self.json:
-            self.err.print(text, markup=False, highlight=False, soft_wrap=True)
+            self.world.stderr.write(plain(text) + "\n")
 
     def write(self, content: bytes) -> None:
         """One line of JSON."""
@@ -112,7 +113,16 @@ class Context:
             self.show(render(value))
 
     def show(self, what: Any) -> None:
-        self.out.print(what, markup=False, highlight=False, soft_wrap=isinstance(what, str))
+        if isinstance(what, str):
+            self.world.stdout.write(plain(what) + "\n")
+        elif self.world.stdout.isatty():
+            self.out.print(what)
+        else:
+            # A table's cells are filled up with spaces, which are of no use in a pipe.
+            with self.out.capture() as drawn:
+                self.out.print(what)
+            lines = drawn.get().splitlines()
+            self.world.stdout.write("".join(f"{line.rstrip()}\n" for line in lines))
 
     def reply(self, raw: "RawResponse[T]", render: Callable[[T], Any]) -> None:
         """An answer of the API: as JSON exactly as it came."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from tuneyard.cli.story import thinned
 
 MARKS = 2  # a character of braille has two columns
+TICKS = 4  # steps that are named below, beside the first
 
 
 def curve(
@@ -29,6 +30,10 @@ def curve(
     if evaluated:
         steps, losses = zip(*thinned(evaluated, width), strict=True)
         plotext.scatter(steps, losses, marker="o")
+    ends = [step for step, _ in (*trained, *evaluated)]
+    plotext.xticks(
+        sorted({min(ends) + (max(ends) - min(ends)) * n // TICKS for n in range(TICKS + 1)})
+    )
     plotext.title("loss" + (" (o: held-out data)" if evaluated else ""))
     drawn: str = plotext.uncolorize(plotext.build())
     return "\n".join(line.rstrip() for line in drawn.splitlines())

@@ -19,7 +19,7 @@ from tuneyard.cli.options import (
     command,
     group,
 )
-from tuneyard.cli.text import moment, pairs, size, table
+from tuneyard.cli.text import moment, pairs, plain, size, table
 from tuneyard.types import Dataset, DatasetPreview, Page, PreviewRow
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _preview(of: DatasetPreview) -> object:
 
     parts: list[Text] = []
     for row in of.data:
-        parts += [Text(_head(row), style="dim"), _tokens(row), Text()]
+        parts += [Text(plain(_head(row)), style="dim"), _tokens(row), Text()]
     parts.append(
         Text(f"Brackets or colour: what {of.model.slug} learns to say; {of.seq_len} tokens a row.")
     )
@@ -147,7 +147,7 @@ def _tokens(row: PreviewRow) -> "Text":
         if token.trained != learning:
             shown.append("[" if token.trained else "]", style="bold green")
             learning = token.trained
-        shown.append(token.text, style="green" if token.trained else "")
+        shown.append(plain(token.text), style="green" if token.trained else "")
     if learning:
         shown.append("]", style="bold green")
     return shown

@@ -23,6 +23,7 @@ from tuneyard.cli import (
 )
 from tuneyard.cli.context import Context, World
 from tuneyard.cli.options import Parser
+from tuneyard.cli.text import plain
 
 # Not among a command's own arguments.
 COMMON = ("api_key", "base_url", "json", "run")
@@ -70,7 +71,7 @@ def run(argv: Sequence[str], world: World) -> int:
         if json:
             world.stderr.write(msgspec.json.encode({"error": problem}).decode() + "\n")
         else:
-            world.stderr.write("\n".join(exits.lines_of(problem)) + "\n")
+            world.stderr.write(plain("\n".join(exits.lines_of(problem))) + "\n")
         return problem.exit
 
 

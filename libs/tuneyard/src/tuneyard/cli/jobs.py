@@ -103,7 +103,7 @@ def _jobs(page: Page[Job]) -> object:
                 each.type,
                 each.base_model.slug,
                 each.status,
-                f"{each.tokens_processed / max(1, each.tokens_planned):.0%}",
+                _done(each),
                 money(each.price_cents, each.currency),
                 moment(each.created_at),
                 each.label or each.output_name or "",
@@ -112,6 +112,12 @@ def _jobs(page: Page[Job]) -> object:
         ],
         right="done price",
     )
+
+
+def _done(job: Job) -> str:
+    """A job that has completed may have needed fewer tokens than were planned."""
+    share = job.tokens_processed / max(1, job.tokens_planned)
+    return f"{1.0 if job.status == 'completed' else share:.0%}"
 
 
 def result(context: Context, *, job_id: str) -> int:

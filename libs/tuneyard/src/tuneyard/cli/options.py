@@ -1,7 +1,7 @@
 """The command line's grammar: argparse, with one way to add a command."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NoReturn, TypeAlias
 
@@ -62,6 +62,19 @@ def add_idempotency_key(parser: Parser) -> None:
         metavar="TEXT",
         help="what was done under it before is not done again, but told",
     )
+
+
+def types_of(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Reads some of what is known, with commas between. It raises ArgumentTypeError."""
+
+    def read(text: str) -> list[str]:
+        types = [each.strip() for each in text.split(",") if each.strip()]
+        unknown = [each for each in types if each not in known]
+        if unknown or not types:
+            raise argparse.ArgumentTypeError(f"{text!r}: choose from {', '.join(known)}")
+        return types
+
+    return read
 
 
 def moment_of(text: str) -> datetime:

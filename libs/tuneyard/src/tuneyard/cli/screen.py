@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tuneyard.cli.curve import curve
 from tuneyard.cli.story import Story
-from tuneyard.cli.text import lasting
+from tuneyard.cli.text import lasting, plain
 from tuneyard.types import StreamEvent
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Screen:
                 parts.append(Text(self._curve(width, min(room, most)), no_wrap=True))
             room = min(TAIL_LINES, max(0, height - FIXED_LINES))
             for line in list(self.story.lines)[-room:] if room else []:
-                shown = Text(line.text, style="dim", no_wrap=True, overflow="ellipsis")
+                shown = Text(plain(line.text), style="dim", no_wrap=True, overflow="ellipsis")
                 parts.append(shown)
         if self._notice:
             parts.append(Text(self._notice, style="bold yellow"))
@@ -94,7 +94,7 @@ class Screen:
                 head.append(f" ({latest.phase})")
             head.append(f"  {job.type} of {job.base_model.slug}")
             if job.label:
-                head.append(f"  {job.label}")
+                head.append(f"  {plain(job.label)}")
             if job.retries:
                 head.append(f"  taken up again {job.retries} times")
         head.append(f"  {self._job_id}", style="dim")

@@ -11,6 +11,15 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 SHORT = (("", 1), ("K", 10**3), ("M", 10**6), ("B", 10**9), ("T", 10**12))
 
 
+# What would move a terminal's cursor or worse; it comes from data sets and labels, too.
+CONTROLS = {n: f"\\x{n:02x}" for n in (*range(0x20), *range(0x7F, 0xA0)) if chr(n) not in "\n\t"}
+
+
+def plain(text: str) -> str:
+    """Without anything that a terminal obeys."""
+    return text.translate(CONTROLS)
+
+
 def money(cents: int, currency: str) -> str:
     sign = "-" if cents < 0 else ""
     return f"{sign}{abs(cents) // 100:,}.{abs(cents) % 100:02d} {currency.upper()}"
@@ -51,7 +60,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, right: str 
         to = "right" if head in right.split() else "left"
         made.add_column(head, justify=to, overflow="fold")  # type: ignore[arg-type]
     for row in rows:
-        made.add_row(*(Text("-" if each is None else str(each)) for each in row))
+        made.add_row(*(Text("-" if each is None else plain(str(each))) for each in row))
     return made
 
 
@@ -65,5 +74,5 @@ def pairs(rows: Iterable[tuple[str, object]]) -> "Table":
     made.add_column(overflow="fold")
     for name, of in rows:
         if of is not None:
-            made.add_row(name, of if isinstance(of, Text) else Text(str(of)))
+            made.add_row(name, Text(plain(str(of))))
     return made
