@@ -126,10 +126,11 @@ class Context:
 
     def reply(self, raw: "RawResponse[T]", render: Callable[[T], Any]) -> None:
         """An answer of the API: as JSON exactly as it came."""
+        value = raw.parse()  # also for JSON: what is no answer of the platform's is none of ours
         if self.json:
             self.write(raw.content)
         else:
-            self.show(render(raw.parse()))
+            self.show(render(value))
 
     def page(self, raw: "RawResponse[Page[T]]", render: "Callable[[Page[T]], Any]") -> None:
         """One part of a list, and how to get the next."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from math import ceil
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,10 @@ COLOURS = {
     "failed": "red",
     "cancelled": "magenta",
 }
+
+
+def away(seconds: float) -> str:
+    return f"the platform does not answer; trying again in {ceil(seconds)} s"
 
 
 class Screen:
@@ -58,7 +63,7 @@ class Screen:
             self.story.take(event)
 
     def away(self, seconds: float) -> None:
-        self._notice = f"the platform does not answer; trying again in {seconds:.0f} s"
+        self._notice = away(seconds)
 
     def back(self) -> None:
         self._notice = ""

@@ -11,7 +11,7 @@ from tuneyard.cli.context import Context
 from tuneyard.cli.exits import CliError
 from tuneyard.cli.options import Commands, add_job, command
 from tuneyard.cli.results import result_of
-from tuneyard.cli.screen import Screen
+from tuneyard.cli.screen import Screen, away
 from tuneyard.cli.story import Story
 from tuneyard.cli.text import money
 from tuneyard.errors import APIConnectionError, TuneyardError
@@ -89,7 +89,7 @@ def _as_lines(context: Context, job_id: str) -> Job:
 
 def _telling(context: Context) -> Any:
     def sleep(seconds: float) -> None:
-        context.note(f"the platform does not answer; trying again in {seconds:.0f} s")
+        context.note(away(seconds))
         context.world.sleep(seconds)
 
     return sleep
