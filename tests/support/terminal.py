@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 import pyte
 
 COLUMNS, LINES = 110, 36
-SECONDS = 60.0  # until a test gives up on what it waits for
+SECONDS = 30.0  # until a test gives up on what it waits for
 
 
 class Terminal:

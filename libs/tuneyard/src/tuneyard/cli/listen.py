@@ -4,6 +4,7 @@ import base64
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,6 +14,7 @@ from tuneyard import webhooks
 from tuneyard.cli import exits
 from tuneyard.cli.context import Context
 from tuneyard.cli.exits import CliError
+from tuneyard.errors import TuneyardError
 from tuneyard.types import Notice, StateEvent
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def listen(
     """Until Ctrl-C."""
     import httpx
 
-    secret = secret or new_secret()
+    secret = _checked(secret) if secret else new_secret()
     try:
         host = httpx.URL(forward_to).host
     except httpx.InvalidURL:
@@ -78,6 +80,14 @@ def listen(
         context.note(f"\nTo go on: tuneyard webhooks listen --forward-to {forward_to}{behind}")
         return exits.INTERRUPTED
     return exits.OK
+
+
+def _checked(secret: str) -> str:
+    try:
+        webhooks.sign(b"", secret, event_id="", at=datetime.fromtimestamp(0, timezone.utc))
+    except TuneyardError as error:
+        raise CliError(str(error), hint="leave --secret out for a new one", code="usage") from error
+    return secret
 
 
 def new_secret() -> str:
