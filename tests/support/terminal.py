@@ -45,10 +45,12 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._fd, keys.encode())
 
-    async def until(self, holds: Callable[[str], object], what: str) -> str:
+    async def until(
+        self, holds: Callable[[str], object], what: str, *, seconds: float = SECONDS
+    ) -> str:
         """The screen as soon as it is so."""
         try:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(seconds):
                 while not holds(self.text):
                     self._changed.clear()
                     await self._changed.wait()

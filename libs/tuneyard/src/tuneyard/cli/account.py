@@ -1,4 +1,4 @@
-"""Who one is: login, logout, whoami, the balance and the keys."""
+"""Who one is: login, logout, whoami and the keys."""
 
 from datetime import datetime
 from pathlib import Path
@@ -11,10 +11,10 @@ from tuneyard.cli import config
 from tuneyard.cli.context import LOCAL_URL, Access, Context
 from tuneyard.cli.exits import OK, CliError
 from tuneyard.cli.options import Commands, add_page, add_yes, command, group, moment_of
-from tuneyard.cli.text import moment, money, pairs, table
+from tuneyard.cli.text import moment, pairs, table
 from tuneyard.errors import TuneyardError
 from tuneyard.resources.account import Scope
-from tuneyard.types import ApiKey, Balance, CreatedKey, LedgerEntry, Me, Page
+from tuneyard.types import ApiKey, CreatedKey, Me, Page
 
 LOCAL = Path(".tuneyard")
 
@@ -32,9 +32,6 @@ def add(commands: Commands) -> None:
     )
     command(commands, "logout", logout, "forget the key and the address")
     command(commands, "whoami", whoami, "show the account that the key belongs to")
-    one = command(commands, "balance", balance, "show what can be spent")
-    one.add_argument("--ledger", action="store_true", help="every movement of money instead")
-    add_page(one)
     keys = group(commands, "keys", "see, make and delete API keys")
     add_page(command(keys, "ls", list_keys, "list the keys"))
     one = command(keys, "create", create_key, "make a key, which is shown this once")
@@ -128,36 +125,6 @@ def _me(me: Me) -> object:
             ("manage", me.portal_url),
             ("since", moment(me.created_at)),
         ]
-    )
-
-
-def balance(context: Context, *, ledger: bool, limit: int | None, cursor: str | None) -> int:
-    with context.client() as client:
-        billing = client.billing.with_raw_response
-        if ledger:
-            context.page(billing.ledger(limit=limit, cursor=cursor), _ledger)
-        else:
-            context.reply(billing.balance(), _balance)
-    return OK
-
-
-def _balance(of: Balance) -> str:
-    return money(of.balance_cents, of.currency)
-
-
-def _ledger(page: Page[LedgerEntry]) -> object:
-    return table(
-        ("when", "amount", "balance", "what"),
-        [
-            (
-                moment(each.created_at),
-                f"{each.amount_cents / 100:+,.2f}",
-                f"{each.balance_after_cents / 100:,.2f}",
-                each.memo,
-            )
-            for each in page.data
-        ],
-        right="amount balance",
     )
 
 

@@ -10,6 +10,7 @@ import msgspec
 from tuneyard._version import VERSION
 from tuneyard.cli import (
     account,
+    billing,
     completion,
     datasets,
     doctor,
@@ -27,7 +28,19 @@ from tuneyard.cli.text import plain
 
 # Not among a command's own arguments.
 COMMON = ("api_key", "base_url", "json", "run")
-GROUPS = (account, models, datasets, submit, jobs, watch, logs, webhooks, doctor, completion)
+GROUPS = (
+    account,
+    billing,
+    models,
+    datasets,
+    submit,
+    jobs,
+    watch,
+    logs,
+    webhooks,
+    doctor,
+    completion,
+)
 
 
 def parser() -> Parser:

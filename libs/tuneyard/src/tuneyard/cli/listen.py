@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 SECRET_BYTES = 32  # as the platform's own; Standard Webhooks asks for 24 to 64
 PATIENCE = 15.0  # seconds for an answer, as the platform has it
-TYPES = ("job.queued", "job.running", "job.completed", "job.failed", "job.cancelled")
 
 
 class Delivery(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""What a job wrote, and what happened to it."""
+"""What a job wrote and measured, and what happened to it."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ from tuneyard.cli.context import Context
 from tuneyard.cli.options import Commands, add_job, add_page, command
 from tuneyard.cli.text import table
 from tuneyard.cli.watch import events_of
-from tuneyard.types import LogEvent, LogLine, LogPage, Moment, Page
+from tuneyard.types import LogEvent, LogLine, LogPage, MetricPage, Moment, Page
 
 
 def add(commands: Commands) -> None:
@@ -15,6 +15,9 @@ def add(commands: Commands) -> None:
     add_job(one)
     one.add_argument("-f", "--follow", action="store_true", help="go on until it has ended")
     one.add_argument("--since", type=int, metavar="SEQ", help="only newer lines than this one")
+    one = command(commands, "metrics", metrics, "show what a job measured")
+    add_job(one)
+    one.add_argument("--since-step", type=int, metavar="N", help="only newer points than this one")
     one = command(commands, "events", events, "show what happened to a job")
     add_job(one)
     add_page(one)
@@ -55,6 +58,32 @@ def _follow(context: Context, job_id: str, since: int) -> int:
         context.note(f"\nThe job goes on. To come back: tuneyard logs -f {job_id}")
         return exits.INTERRUPTED
     return exits.OK
+
+
+def metrics(context: Context, *, job_id: str, since_step: int | None) -> int:
+    with context.client() as client:
+        raw = client.jobs.with_raw_response.metrics(job_id=job_id, since_step=since_step)
+    context.reply(raw, _points)
+    return exits.OK
+
+
+def _points(page: MetricPage) -> object:
+    return table(
+        ("step", "phase", "loss", "rate", "tokens/s", "gradient", "memory GB"),
+        [
+            (
+                each.step,
+                each.phase,
+                f"{each.loss:.4g}",
+                f"{each.lr:.2g}",
+                f"{each.throughput:,.0f}",
+                f"{each.grad_norm:.3g}",
+                f"{each.vram_gb:.1f}",
+            )
+            for each in page.points
+        ],
+        right="step loss rate tokens/s gradient",
+    )
 
 
 def events(context: Context, *, job_id: str, limit: int | None, cursor: str | None) -> int:
