@@ -14,6 +14,7 @@ from tuneyard import webhooks
 from tuneyard.cli import exits
 from tuneyard.cli.context import Context
 from tuneyard.cli.exits import CliError
+from tuneyard.cli.watch import telling
 from tuneyard.errors import TuneyardError
 from tuneyard.types import Notice, StateEvent
 
@@ -60,10 +61,18 @@ def listen(
             code="usage",
         )
     context.note(f"signed with {secret}")
-    context.note(f"waiting for events, for {forward_to}; Ctrl-C ends it")
-    last = after
+    last, connected = after, [f"waiting for events, for {forward_to}; Ctrl-C ends it"]
+
+    def answered(_: httpx.Response) -> None:
+        while connected:  # the first time
+            context.note(connected.pop())
+
     try:
-        with context.client() as client, httpx.Client(timeout=PATIENCE, trust_env=False) as http:
+        with (
+            httpx.Client(event_hooks={"response": [answered]}) as stream,
+            context.client(http_client=stream, sleep=telling(context)) as client,
+            httpx.Client(timeout=PATIENCE, trust_env=False) as http,
+        ):
             events: Any = client.jobs.stream_all(types=["state"], last_event_id=after)
             with closing(events):
                 for event in _wanted(events, types):

@@ -1,6 +1,6 @@
 """Follow a job until it has ended."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ def line_of(event: StreamEvent) -> bytes:
 def _as_lines(context: Context, job_id: str) -> Job:
     """For a file or a pipe: what changes, and what the job writes."""
     story = Story()
-    sleep = _telling(context)
+    sleep = telling(context)
     with context.client(sleep=sleep) as client, events_of(client, job_id) as events:
         for event in events:
             story.take(event)
@@ -87,7 +87,9 @@ def _as_lines(context: Context, job_id: str) -> Job:
     return _told(story)
 
 
-def _telling(context: Context) -> Any:
+def telling(context: Context) -> Callable[[float], None]:
+    """Sleeps, and says why."""
+
     def sleep(seconds: float) -> None:
         context.note(away(seconds))
         context.world.sleep(seconds)
