@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.support.scripted_job import JOB_ID, ScriptedJob, story
 from tests.support.terminal import terminal
 
 FAILURE = {"code": "out_of_memory", "message": "The device has too little memory."}
+COLOUR = re.compile(rb"\x1b\[[0-9;]*3[1-7]m")
 WATCH = (*COMMAND, "watch", JOB_ID)
 
 
@@ -129,6 +131,19 @@ async def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(
     assert f"The job goes on. To come back: tuneyard watch {JOB_ID}" in said
     assert b"Traceback" not in drawn
     assert [asked.method for asked in server.asked if asked.method != "GET"] == []
+
+
+async def test_colour_is_for_a_terminal_that_wants_it(tmp_path: Path) -> None:
+    seen = []
+    for environ in ({}, {"NO_COLOR": "1"}):
+        async with (
+            failing_server(ScriptedJob(story())) as server,
+            terminal(WATCH, Command(tmp_path, server.url, "k").environ(**environ)) as shown,
+        ):
+            assert await shown.end() == 0
+        seen.append(COLOUR.search(shown.written) is not None)
+
+    assert seen == [True, False]
 
 
 async def test_a_job_that_is_not_there_gets_no_screen(tmp_path: Path) -> None:
