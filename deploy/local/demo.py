@@ -1,24 +1,22 @@
-"""``just demo``: the platform's main job on this machine, as a user of the HTTP API would do it.
+"""``just demo``: the platform's main job on this machine, by the command that its users have.
 
-Start everything, submit the sample data set, follow the run, download the result, check it, load it
-in a fresh process, and show what tuning did and what it cost.
+Start everything, submit the sample data set, watch the run, download the result, load it in a
+fresh process, and show what tuning did and what it cost.
 """
 
 import asyncio
-import hashlib
 import json
+import os
+import shlex
 import sys
-import tarfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
 
 import httpx
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from deploy.local.program import StackError, free_port
@@ -28,9 +26,7 @@ from deploy.local.state import Credentials, load
 DATA = Path(".tuneyard")
 SAMPLES = Path(__file__).parent / "samples"
 START_PATIENCE = 600.0  # seconds; the first start also makes the base model, 30 s on idle cores
-RUN_PATIENCE = 300.0
-POLL = 0.4  # seconds between two looks at the run
-ENDED = ("completed", "failed", "cancelled")
+BALANCE_TOO_LOW = 5  # the command's exit code
 
 console = Console()
 
@@ -42,16 +38,32 @@ class DemoError(Exception):
 async def main() -> None:
     began = time.monotonic()
     async with platform() as credentials:
-        headers = {"Authorization": f"Bearer {credentials.api_key}"}
-        async with httpx.AsyncClient(
-            base_url=credentials.base_url, headers=headers, timeout=60
-        ) as api:
-            run = await submit(api, credentials.account_id)
-            await follow(api, run["run_id"])
-            model = await download(api, run["run_id"])
-            await compare(model)
-            await summarise(api, run)
+        run_id = await submit(credentials)
+        await tuneyard(credentials, "watch", run_id)
+        folder = DATA / "downloads" / run_id
+        await tuneyard(credentials, "download", run_id, "--dir", str(folder))
+        await compare(folder)
+        await tuneyard(credentials, "balance", "--summary")
     console.print(f"[bold green]done[/] in {time.monotonic() - began:.0f} s")
+
+
+async def tuneyard(credentials: Credentials, *arguments: str) -> None:
+    """Show a command and run it, here in this terminal. Raises DemoError unless it succeeds."""
+    process = await started(credentials, *arguments)
+    if code := await process.wait():
+        raise DemoError(f"`tuneyard {arguments[0]}` ended with {code}; what it said stands above.")
+
+
+async def started(
+    credentials: Credentials, *arguments: str, stdout: int | None = None
+) -> asyncio.subprocess.Process:
+    console.print(f"\n[bold]$ tuneyard {shlex.join(arguments)}[/]", highlight=False)
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tuneyard", *arguments),
+        stdout=stdout,
+        env=os.environ
+        | {"TUNEYARD_BASE_URL": credentials.base_url, "TUNEYARD_API_KEY": credentials.api_key},
+    )
 
 
 @asynccontextmanager
@@ -99,102 +111,39 @@ async def until_ready(server: asyncio.subprocess.Process, show: Any) -> None:
     raise DemoError(f"The platform did not start; its logs are in {DATA / 'logs'}.")
 
 
-async def submit(api: httpx.AsyncClient, account_id: UUID) -> dict[str, Any]:
-    """Upload, validate, price, pay and queue: one multipart request."""
-    file = SAMPLES / "training_data.jsonl"
-    console.print(f"POST /api/v1/runs  dataset={file.name} ({file.stat().st_size:,} bytes)")
-    answer = await post_run(api, file)
-    if answer.status_code == httpx.codes.PAYMENT_REQUIRED:
+async def submit(credentials: Credentials) -> str:
+    """Upload, validate, price, pay and queue in one; the run's id."""
+    code, out = await sent(credentials)
+    if code == BALANCE_TOO_LOW:
         console.print("the development account is spent; granting it another 10,000 cents")
-        command = ("-m", "deploy.server", "grant", str(account_id), "10000", "--data", str(DATA))
+        account = str(credentials.account_id)
+        command = ("-m", "deploy.server", "grant", account, "10000", "--data", str(DATA))
         process = await asyncio.create_subprocess_exec(sys.executable, *command)
         await process.wait()
-        answer = await post_run(api, file)
-    if answer.status_code != httpx.codes.CREATED:
-        error = answer.json()["error"]
-        raise DemoError(f"The run was refused ({answer.status_code}): {error['message']}")
-    run: dict[str, Any] = answer.json()
-    console.print(
-        f"[green]201[/] run {run['run_id']}: {run['plan_name']}, {run['price_cents']} cents"
+        code, out = await sent(credentials)
+    if code:
+        raise DemoError("The run was refused; why stands above.")
+    run: dict[str, Any] = json.loads(out)
+    console.print(f"run {run['run_id']}: {run['plan_name']}, {run['price_cents']} cents")
+    return str(run["run_id"])
+
+
+async def sent(credentials: Credentials) -> tuple[int | None, bytes]:
+    process = await started(
+        credentials,
+        *(
+            "submit",
+            "run",
+            "--model",
+            TINY_LLAMA,
+            "--dataset",
+            str(SAMPLES / "training_data.jsonl"),
+        ),
+        *("--accept-model-terms", "--accept-data-policy", "--label", "demo", "--json"),
+        stdout=asyncio.subprocess.PIPE,
     )
-    return run
-
-
-async def post_run(api: httpx.AsyncClient, file: Path) -> httpx.Response:
-    content = await asyncio.to_thread(file.read_bytes)
-    return await api.post(
-        "/api/v1/runs",
-        headers={"Idempotency-Key": str(uuid4())},
-        files={"dataset": (file.name, content)},
-        data={
-            "model_id": TINY_LLAMA,
-            "model_terms_accepted": "true",
-            "data_policy_accepted": "true",
-            "label": "demo",
-        },
-    )
-
-
-async def follow(api: httpx.AsyncClient, run_id: str) -> None:
-    """A bar until the run has ended. Raises DemoError unless it is completed."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description:<10}"),
-        BarColumn(),
-        TextColumn("step {task.completed:.0f}/{task.total:.0f}  {task.fields[numbers]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("queued", total=1, numbers="")
-        latest = 0
-        async with asyncio.timeout(RUN_PATIENCE):
-            while True:
-                job = (await api.get(f"/v1/jobs/{run_id}")).raise_for_status().json()
-                page = await api.get(f"/v1/jobs/{run_id}/metrics", params={"since_step": latest})
-                points = page.raise_for_status().json()["points"]
-                if points:
-                    latest = points[-1]["step"]
-                    progress.update(task, completed=latest, numbers=numbers(points[-1]))
-                phase = points[-1]["phase"] if points else None
-                if job["status"] == "running" and phase:
-                    progress.update(task, description=phase)
-                if job.get("steps_total"):
-                    progress.update(task, total=job["steps_total"])
-                if job["status"] in ENDED:
-                    progress.update(task, description=job["status"])
-                    break
-                await asyncio.sleep(POLL)
-    if job["status"] != "completed":
-        raise DemoError(f"The run {job['status']}: {job.get('failure') or 'see /events'}")
-
-
-def numbers(point: dict[str, Any]) -> str:
-    return f"loss {point['loss']:.3f}  {point['throughput']:,.0f} tok/s"
-
-
-async def download(api: httpx.AsyncClient, run_id: str) -> Path:
-    """The archive from its presigned URL, checked and unpacked; the folder with the adapter."""
-    answer = await api.post(f"/api/v1/runs/{run_id}/artifacts/download")
-    artifact = answer.raise_for_status().json()["artifacts"][0]
-    folder = DATA / "downloads" / run_id
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / artifact["filename"]
-    digest = hashlib.sha256()
-    async with httpx.AsyncClient(timeout=60) as store, store.stream("GET", artifact["url"]) as body:
-        body.raise_for_status()
-        with target.open("wb") as file:
-            async for chunk in body.aiter_bytes():
-                digest.update(chunk)
-                file.write(chunk)
-    if digest.hexdigest() != artifact["sha256"]:
-        raise DemoError(f"{target} is not what was published: its SHA-256 differs.")
-    console.print(f"[green]downloaded[/] {target} (SHA-256 {digest.hexdigest()[:16]}… matches)")
-    with tarfile.open(target) as archive:
-        archive.extractall(folder, filter="data")
-    adapter = next(folder.rglob("adapter_config.json"), None)
-    if adapter is None:
-        raise DemoError(f"{target} holds no adapter.")
-    return adapter.parent
+    out, _ = await process.communicate()
+    return process.returncode, out
 
 
 async def compare(adapter: Path) -> None:
@@ -222,14 +171,6 @@ async def evaluate(*arguments: str) -> dict[str, float]:
         raise DemoError("The evaluation failed; its message stands above.")
     result: dict[str, float] = json.loads(output.splitlines()[-1])
     return result
-
-
-async def summarise(api: httpx.AsyncClient, run: dict[str, Any]) -> None:
-    balance = (await api.get("/api/v1/balance")).raise_for_status().json()
-    console.print(
-        f"price {run['price_cents']} cents, balance {balance['balance_cents']} cents "
-        f"({balance['currency']})"
-    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 
 from tests.integration.test_sdk_failures import job
 from tests.support.failing_http import failing_server, says
+from tests.support.scripted_job import JOB_ID, ScriptedJob, story
 
 ROOT = Path(__file__).parents[2]
 UV = os.environ.get("UV", "uv")  # `uv run` says where it is
@@ -23,7 +24,8 @@ import sys
 before = set(sys.modules)
 import tuneyard
 loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
-assert not loaded & {"httpx", "cyclopts", "rich", "plotext", "anyio"}, loaded
+assert not loaded & {"httpx", "argparse", "rich", "plotext", "anyio"}, loaded
+assert not [name for name in sys.modules if name.startswith("tuneyard.cli")]
 client = tuneyard.Tuneyard(api_key="k", base_url=sys.argv[1])
 print(client.jobs.get(job_id="j").status)
 """
@@ -58,9 +60,11 @@ async def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-async def test_the_wheel_holds_the_sdk_and_says_that_it_is_typed(wheel: Path) -> None:
+async def test_the_wheel_holds_the_sdk_with_the_command_and_says_that_it_is_typed(
+    wheel: Path,
+) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert "tuneyard/py.typed" in names
+    assert {"tuneyard/py.typed", "tuneyard/__main__.py", "tuneyard/cli/entry.py"} <= set(names)
     assert {name.partition("/")[0] for name in names} == {"tuneyard", "tuneyard-0.1.0.dist-info"}
 
 
@@ -83,5 +87,7 @@ async def test_in_an_empty_environment_it_works_and_brings_little(
         said = await run(python, "-I", "-c", USE, server.url, cwd=tmp_path)
     assert said.strip() == "queued"
 
-    await run(*install, f"tuneyard[cli] @ {wheel.as_uri()}")
-    assert weight(environment) < MAX_BYTES
+    async with failing_server(ScriptedJob(story())) as server:
+        access = ("--base-url", server.url, "--api-key", "k")
+        seen = await run(environment / "bin" / "tuneyard", "watch", JOB_ID, *access, cwd=tmp_path)
+    assert f"job {JOB_ID} completed" in seen

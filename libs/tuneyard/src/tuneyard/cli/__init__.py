@@ -1,0 +1,1 @@
+"""The command ``tuneyard``. Programs import nothing of it."""
