@@ -15,7 +15,9 @@ CLAIM = timedelta(seconds=45)
 has died with its process, and is due again."""
 
 # The first of each endpoint is found by hopping through the index, so the cost is by the endpoints
-# that have something to come, however much that is. Who has waited longest is first.
+# that have something to come, however much that is. Whoever has least in flight is first, then who
+# has waited longest: a backlog that is older than your event is not before it in the queue. No more
+# endpoints are looked into than there is room for, since all that is looked at is locked.
 CLAIM_SQL = """
 WITH RECURSIVE earliest AS (
     (SELECT endpoint_id, next_at FROM webhooks.delivery
@@ -27,9 +29,11 @@ WITH RECURSIVE earliest AS (
         ORDER BY endpoint_id, next_at LIMIT 1) AS following
 ), open AS (
     SELECT e.id, e.failing_since IS NOT NULL AS failing,
+        coalesce(busy.n, 0) AS busy,
         CASE WHEN e.failing_since IS NULL THEN $5::int ELSE $6::int END - coalesce(busy.n, 0)
             AS room,
-        row_number() OVER (PARTITION BY e.failing_since IS NULL ORDER BY earliest.next_at) AS rank
+        row_number() OVER (PARTITION BY e.failing_since IS NULL
+                           ORDER BY coalesce(busy.n, 0), earliest.next_at) AS rank
     FROM earliest
     JOIN webhooks.endpoint e ON e.id = earliest.endpoint_id
     LEFT JOIN unnest($3::uuid[], $4::int[]) AS busy (id, n) ON busy.id = e.id
@@ -41,8 +45,11 @@ WITH RECURSIVE earliest AS (
         WHERE d.endpoint_id = open.id AND d.status = 'pending' AND d.payload IS NULL
           AND d.next_at <= $1
         ORDER BY d.next_at LIMIT open.room FOR UPDATE SKIP LOCKED) AS found
-    WHERE NOT open.failing OR open.rank <= $8::int
-    ORDER BY open.failing, found.next_at LIMIT $7::int
+    WHERE open.rank <= CASE WHEN open.failing THEN $8::int ELSE $7::int END
+    ORDER BY open.failing,
+        open.busy + row_number() OVER (PARTITION BY open.id ORDER BY found.next_at),
+        found.next_at
+    LIMIT $7::int
 ), pings AS (
     SELECT id FROM webhooks.delivery
     WHERE status = 'pending' AND payload IS NOT NULL AND next_at <= $1
