@@ -66,7 +66,14 @@ SET url = $2, description = $3, event_types = $4, enabled = $5, disabled_reason 
 WHERE id = $1
 """
 
-REMOVE_SQL = "DELETE FROM webhooks.endpoint WHERE account_id = $1 AND id = $2 RETURNING id"
+# Nobody's from now on, so it is found no more; `services.webhooks.retention` deletes it.
+REMOVE_SQL = """
+UPDATE webhooks.endpoint
+SET account_id = NULL, enabled = false, url = '', description = NULL, secret = '',
+    previous_secret = NULL
+WHERE account_id = $1 AND id = $2
+RETURNING id
+"""
 
 ROTATE_SQL = f"""
 UPDATE webhooks.endpoint

@@ -258,7 +258,9 @@ async def test_a_deleted_webhook_is_gone_with_its_deliveries(
 
     assert decoded(deleted) == {"id": made["id"], "deleted": True}
     error_of(again, 404, "not_found")
-    assert await gateway.admin.fetchval("SELECT count(*) FROM webhooks.delivery") == 0
+    error_of(
+        await gateway.client.get(f"{PATH}/{made['id']}/deliveries", headers=mine), 404, "not_found"
+    )
     assert (await get(gateway, mine, PATH))["data"] == []
 
 
