@@ -1,18 +1,21 @@
 """What the questions about endpoints are answered with, and how one is answered only once."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from libs.contracts.rpc import Rpc
 from libs.contracts.webhooks_rpc import EndpointKeyTaken
 from libs.eventlog.connection import Connection, Pool
 
 KEY_LIFE = timedelta(hours=24)  # as the public contract promises
+TURN = 5.0  # seconds to wait for one; whoever asked has given up by then
 
 LOCK_SQL = "SELECT pg_advisory_xact_lock(hashtextextended('webhooks:' || $1::uuid, 0))"
 
@@ -32,7 +35,8 @@ SET request_sha256 = excluded.request_sha256, answer = excluded.answer,
 
 class Answering(Struct, frozen=True, kw_only=True):
     """``now`` is UTC, ``new_id`` gives random UUIDs, ``new_secret`` ``SECRET_BYTES`` random bytes.
-    ``wake`` tells the sender that something may be due; calling it for nothing does no harm."""
+    ``wake`` tells the sender that something may be due; calling it for nothing does no harm.
+    ``turns`` are the accounts whose questions are being answered here."""
 
     pool: Pool
     now: Callable[[], datetime]
@@ -40,6 +44,7 @@ class Answering(Struct, frozen=True, kw_only=True):
     new_secret: Callable[[], bytes]
     wake: Callable[[], None]
     allow_loopback: bool
+    turns: MutableMapping[UUID, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
 
 class Keyed(Protocol):
@@ -63,8 +68,24 @@ async def once(
     """The answer of ``act``, whose effects and answer are stored together; or the earlier answer.
 
     Questions of one account take turns, so that the same one at once is answered once, and none
-    slips past a limit. A refusal (it has no ``replayed``) is not remembered.
+    slips past a limit. They wait for each other before they have a connection, so that nobody else
+    waits for them. A refusal (it has no ``replayed``) is not remembered. Raises TimeoutError.
     """
+    turn = answering.turns.setdefault(asked.account_id, asyncio.Lock())
+    async with asyncio.timeout(TURN):
+        await turn.acquire()
+    try:
+        return await _once(answering, asked, rpc, act)
+    finally:
+        turn.release()
+
+
+async def _once(
+    answering: Answering,
+    asked: Keyed,
+    rpc: Rpc[Any, Any],
+    act: Callable[[Connection], Awaitable[A]],
+) -> A | EndpointKeyTaken:
     now = answering.now()
     async with answering.pool.acquire() as connection, connection.transaction():
         await connection.execute(LOCK_SQL, asked.account_id)

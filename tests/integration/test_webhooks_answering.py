@@ -1,5 +1,6 @@
 """What webhooks answers about endpoints, as its own process and when answers are lost."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -21,13 +22,16 @@ from libs.contracts.webhooks_rpc import (
     UnknownEndpoint,
     UrlRefused,
 )
-from libs.eventlog.connection import create_pool
-from services.webhooks.answering import KEY_LIFE, Answering, forget_answers
+from libs.eventlog.connection import connect, create_pool
+from services.webhooks.answering import KEY_LIFE, LOCK_SQL, Answering, forget_answers
 from services.webhooks.endpoints import create_endpoint, rotate_secret
 from services.webhooks.secrets import SECRET_BYTES
 from tests.support.running import running
 from tests.support.stack import Database, Nats
+from tests.support.waiting import eventually
 
+POOL_SIZE = 4
+WAITING_SQL = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 
@@ -43,7 +47,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def answering(database: Database, clock: Clock) -> AsyncIterator[Answering]:
-    async with create_pool(database.dsn("webhooks"), size=4) as pool:
+    async with create_pool(database.dsn("webhooks"), size=POOL_SIZE) as pool:
         yield Answering(
             pool=pool,
             now=lambda: clock.now,
@@ -131,6 +135,24 @@ async def test_what_breaks_off_leaves_neither_an_effect_nor_an_answer(
     assert not (await made(answering, account_id)).replayed
     count = "SELECT count(*) FROM webhooks.endpoint WHERE account_id = $1"
     assert await answering.pool.fetchval(count, account_id) == 1
+
+
+async def test_an_account_that_asks_much_at_once_keeps_nobody_else_waiting(
+    answering: Answering, database: Database
+) -> None:
+    busy = uuid4()
+    elsewhere = await connect(database.admin_dsn)
+    async with elsewhere.transaction():
+        await elsewhere.execute(LOCK_SQL, busy)  # a long answer, by another replica
+        asked = [
+            asyncio.create_task(create_endpoint(answering, creation(busy, idempotency_key=f"{n}")))
+            for n in range(4 * POOL_SIZE)
+        ]
+        await eventually(lambda: elsewhere.fetchval(WAITING_SQL), bool)
+        assert not (await made(answering, uuid4())).replayed
+        assert not any(one.done() for one in asked)
+    assert {type(answer) for answer in await asyncio.gather(*asked)} == {EndpointCreated}
+    await elsewhere.close()
 
 
 async def test_answers_and_the_secrets_in_them_are_forgotten_after_a_day(
