@@ -49,7 +49,7 @@ def before_call(context: HookContext, case: Case[Any], kwargs: Any) -> None:
 STATE = (
     r"^cursor: pass the next_cursor",
     r"^expires_at: name a moment to come",
-    r"^url: ",
+    r"^(success_|cancel_)?url: ",
     r"name the one model to work on",
     r"^Send .* or ",
     r"^(hyperparams\.\w+|dataset_id|validation_dataset_id|start_from(\.step)?|method): ",
@@ -61,8 +61,8 @@ STATE = (
     r"Expected `int.*`, got `float`$",
 )
 """What a request may be refused for although the document allows it: no schema can say that a
-cursor is ours, that a moment is to come, that an address is public, that one of two fields is
-there, that rows are good, that hyperparameters make sense together.
+cursor is ours, that a moment is to come, that an address is public or one at all, that one of two
+fields is there, that rows are good, that hyperparameters make sense together.
 And 1.0 is an integer to JSON Schema, while to us it is a slip."""
 
 QUOTED = re.compile(r'^\s*"[!#-~]+"\s*$')
