@@ -57,7 +57,8 @@ class Health(Struct, frozen=True, kw_only=True):
 
 class Attempted(Struct, frozen=True, kw_only=True):
     """One request and what came of it. ``claimed_until`` is the claim that it was made under;
-    ``error`` is null exactly when a whole answer came. ``retry_after`` is what the answer asked."""
+    ``error`` is null exactly when a whole answer came. ``retry_after`` is what the answer asked.
+    ``kept`` is false when nothing was sent because what happened is not kept any more."""
 
     claimed_until: datetime
     ping: bool
@@ -68,6 +69,7 @@ class Attempted(Struct, frozen=True, kw_only=True):
     error: str | None
     response: str | None
     retry_after: timedelta | None
+    kept: bool = True
 
     @property
     def accepted(self) -> bool:
@@ -93,7 +95,8 @@ def _progress(progress: Progress, attempted: Attempted, chance: float) -> Progre
     if progress.status != "pending" or progress.next_at != attempted.claimed_until:
         return counted  # its claim had lapsed, or its owner has begun it anew: that one counts
     step = progress.step + 1
-    if attempted.ping or attempted.status_code == GONE or step >= len(SCHEDULE):
+    once = attempted.ping or not attempted.kept
+    if once or attempted.status_code == GONE or step >= len(SCHEDULE):
         return replace(counted, status="failed", step=step, next_at=None)
     wait = SCHEDULE[step] * (1 + JITTER * chance)
     return replace(
@@ -103,6 +106,8 @@ def _progress(progress: Progress, attempted: Attempted, chance: float) -> Progre
 
 def _health(health: Health, attempted: Attempted) -> Health:
     if attempted.ping:  # its owner looks at the answer, and may be trying what is not yet there
+        return health
+    if not attempted.kept:  # which is no fault of the endpoint's
         return health
     if attempted.accepted:
         return replace(health, failing_since=None)

@@ -152,6 +152,7 @@ class Sender:
             error=reply.error,
             response=reply.response,
             retry_after=reply.retry_after,
+            kept=claimed.payload is not None,
         )
 
     async def _reply_to(self, claimed: Claimed, now: datetime) -> Reply:

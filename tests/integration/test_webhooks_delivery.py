@@ -1,5 +1,6 @@
 """Delivery by Standard Webhooks 1.0.0, to a receiver that checks it with the reference library."""
 
+import gzip
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from uuid import uuid4
@@ -10,8 +11,9 @@ import pytest
 from libs.contracts.scheduler import JobCancelled, JobLeased, JobStarted
 from libs.eventlog.record import AlreadyHandled
 from services.webhooks.handlers import Desk, record
-from services.webhooks.model import SCHEDULE
+from services.webhooks.model import SCHEDULE, response_text
 from services.webhooks.retention import KEPT, trim
+from services.webhooks.sender import NOT_KEPT
 from tests.support.receiver import Answer, Request, always
 from tests.support.stack import Database
 from tests.support.webhook_room import Room, append_job, webhook_room
@@ -181,6 +183,33 @@ async def test_the_first_kilobyte_of_an_answer_is_kept_and_no_more_is_read_than_
     assert (attempt["status_code"], attempt["error"], attempt["number"]) == (200, None, 1)
     [delivery] = await room.deliveries(flooding)
     assert delivery["status"] == "delivered"
+
+
+async def test_an_answer_is_kept_as_it_came_and_never_unpacked(room: Room) -> None:
+    packed = gzip.compress(b"x" * 10_000_000)
+    answer = always(200, body=packed, headers={"Content-Encoding": "gzip"})
+    id_, endpoint = await room.endpoint("/bomb", answer)
+    await room.happen()
+    async with room.sender():
+        await room.settled()
+    [attempt] = await room.attempts(id_)
+    assert attempt["response"] == response_text(packed)
+    assert endpoint.requests[0].headers["accept-encoding"] == "identity"
+
+
+async def test_what_is_not_kept_any_more_is_not_held_against_the_endpoint(room: Room) -> None:
+    id_, endpoint = await room.endpoint("/late", always())
+    await room.happen()
+    await room.sql.execute(
+        "DELETE FROM webhooks.notification WHERE account_id = $1", room.account_id
+    )
+    async with room.sender():
+        await room.settled()
+    [delivery] = await room.deliveries(id_)
+    [attempt] = await room.attempts(id_)
+    assert (delivery["status"], attempt["error"]) == ("failed", NOT_KEPT)
+    assert (await room.health(id_))["failing_since"] is None
+    assert endpoint.count == 0
 
 
 async def test_what_is_a_month_old_is_trimmed_in_batches(room: Room) -> None:

@@ -161,6 +161,13 @@ def test_a_ping_is_attempted_once_and_says_nothing_of_health(status: int | None)
     assert health == failing
 
 
+def test_what_is_not_kept_any_more_is_given_up_and_no_fault_of_the_endpoint() -> None:
+    failing = replace(HEALTHY, failing_since=NOON - GIVE_UP_ENDPOINT)
+    progress, health = after(attempted(None, kept=False), health=failing)
+    assert (progress.status, progress.next_at) == ("failed", None)
+    assert health == failing
+
+
 def test_a_failure_under_a_claim_that_lapsed_leaves_the_schedule_to_the_newer_one() -> None:
     begun_anew = replace(PENDING, next_at=NOON + timedelta(minutes=1))
     progress, _ = after(attempted(500), begun_anew)
