@@ -39,6 +39,10 @@ six as JSON: a hundred deliveries can be six times too many."""
 RECOVERED_AT_ONCE = 10_000
 """Deliveries of one request: written in a fraction of the time that an RPC may take."""
 
+PINGS_WAITING = 2
+"""Of an endpoint: one that hangs, and one after it was mended. With 50 endpoints, an account has
+fewer on their way than a sender has room for, however often it asks."""
+
 COLUMNS = (
     "id, endpoint_id AS webhook_id, event_id, event_type, job_id, status,"
     " attempts AS attempt_count, next_at AS next_attempt_at, delivered_at, created_at"
@@ -70,6 +74,12 @@ INSERT INTO webhooks.delivery
     (id, endpoint_id, event_id, event_type, status, step, attempts, next_at, created_at, payload)
 VALUES ($1, $2, $3, 'ping', 'pending', 0, 0, $4, $4, $5)
 RETURNING {COLUMNS}
+"""
+
+PINGS_SQL = f"""
+SELECT {COLUMNS} FROM webhooks.delivery
+WHERE endpoint_id = $1 AND status = 'pending' AND payload IS NOT NULL
+ORDER BY created_at DESC, id DESC LIMIT {PINGS_WAITING}
 """
 
 REDELIVER_SQL = f"""
@@ -122,9 +132,14 @@ class Ping(Struct, frozen=True, kw_only=True):
 
 
 async def send_ping(answering: Answering, asked: SendPing) -> Pinged:
+    """A new ping; or the last one, while ``PINGS_WAITING`` are on their way already."""
+
     async def ping(connection: Connection) -> DeliveryFound | UnknownEndpoint:
         if not await is_known(connection, asked.account_id, asked.endpoint_id):
             return UnknownEndpoint()
+        waiting = await connection.fetch(PINGS_SQL, asked.endpoint_id)
+        if len(waiting) == PINGS_WAITING:
+            return DeliveryFound(delivery=_delivery(waiting[0], []), replayed=False)
         now = answering.now()
         payload = Ping(type="ping", timestamp=now, data=PingData(webhook_id=asked.endpoint_id))
         row = await connection.fetchrow(

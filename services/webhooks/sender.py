@@ -24,7 +24,7 @@ from services.webhooks.signing import signed_headers
 
 IN_FLIGHT = 1_024  # deliveries of one process, each up to 100 KB with its connection and buffers
 FAILING_IN_FLIGHT = IN_FLIGHT // 2  # whoever hangs shares one half with the others who do
-PINGS_IN_FLIGHT = 64  # each of them is asked for by somebody who waits for it
+PINGS_IN_FLIGHT = 128  # an account has 100 at most; somebody waits for each of them
 POLL = 1.0  # seconds; for what falls due, and what other replicas have recorded
 BREATH = 0.01  # seconds between claims; what ends meanwhile makes room for more in one statement
 AGAIN_AFTER = 1.0  # seconds, when PostgreSQL does not answer

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import msgspec
 import pytest
 
 from deploy.local.s3 import S3Settings
 from tests.integration.gateway_app import Gateway, decoded, running_gateway
 from tests.integration.webhook_story import (
+    DELIVERY_FIELDS,
     ENDED,
     HOUR,
     Mine,
@@ -25,11 +25,6 @@ from tests.integration.webhook_story import (
     sent,
 )
 from tests.support.stack import Database, Nats
-
-FIELDS = {
-    *("id", "webhook_id", "event_id", "event_type", "job_id", "status", "attempt_count"),
-    *("next_attempt_at", "delivered_at", "created_at", "attempts"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -46,39 +41,6 @@ async def mine(gateway: Gateway) -> Mine:
     return await account_with_webhook(gateway)
 
 
-async def test_a_test_sends_a_ping_once_under_a_key_also_to_a_disabled_webhook(
-    gateway: Gateway, mine: Mine
-) -> None:
-    await gateway.client.patch(mine.path, headers=mine.headers, json={"enabled": False})
-    wakes = len(gateway.wakes)
-
-    first = await post(gateway, mine, "/test", "p")
-    again = await post(gateway, mine, "/test", "p")
-    another = await accepted(gateway, mine, "/test")
-
-    assert (first.status_code, again.status_code) == (202, 202)
-    assert again.content == first.content
-    assert again.headers["idempotency-replayed"] == "true"
-    assert len(gateway.wakes) >= wakes + 2
-    ping = decoded(first)
-    assert set(ping) == FIELDS
-    assert (ping["event_type"], ping["job_id"], ping["status"]) == ("ping", None, "pending")
-    assert (ping["attempt_count"], ping["attempts"]) == (0, [])
-    assert ping["webhook_id"] == mine.webhook_id
-    row = await row_of(gateway, ping["id"])
-    assert due_now(gateway, row)
-    payload = msgspec.json.decode(row["payload"])
-    assert payload == {
-        "type": "ping",
-        "timestamp": ping["created_at"],
-        "data": {"webhook_id": mine.webhook_id},
-    }
-    assert [one["id"] for one in (await listed(gateway, mine))["data"]] == [
-        another["id"],
-        ping["id"],
-    ]
-
-
 async def test_deliveries_are_listed_with_their_last_attempts_and_by_status(
     gateway: Gateway, mine: Mine
 ) -> None:
@@ -89,7 +51,7 @@ async def test_deliveries_are_listed_with_their_last_attempts_and_by_status(
     page = await listed(gateway, mine)
 
     assert [one["id"] for one in page["data"]] == [done, waiting, failed]
-    assert all(set(one) == FIELDS for one in page["data"])
+    assert all(set(one) == DELIVERY_FIELDS for one in page["data"])
     oldest = page["data"][-1]
     assert oldest["attempt_count"] == 12
     assert [one["number"] for one in oldest["attempts"]] == list(range(12, 2, -1))

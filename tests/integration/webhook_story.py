@@ -13,6 +13,10 @@ from tests.integration.webhook_client import PATH, URL
 
 ENDED = datetime.fromisoformat("2026-11-01T12:00:00Z")
 HOUR = timedelta(hours=1)
+DELIVERY_FIELDS = {
+    *("id", "webhook_id", "event_id", "event_type", "job_id", "status", "attempt_count"),
+    *("next_attempt_at", "delivered_at", "created_at", "attempts"),
+}
 
 
 class Mine(Struct, frozen=True, kw_only=True):
