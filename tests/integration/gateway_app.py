@@ -1,5 +1,4 @@
-"""A real gateway for tests: on PostgreSQL, NATS and S3, with real billing and webhooks' real
-answers; most is scripted."""
+"""A real gateway for tests: on PostgreSQL, NATS and S3, among its `neighbours`."""
 
 import asyncio
 import secrets
@@ -16,32 +15,19 @@ import aiohttp
 import httpx
 import msgspec
 import uvicorn
-from faststream.nats import NatsBroker
 from msgspec import Struct
 
 from deploy.local.account import REQUESTS_PER_MINUTE
 from deploy.local.program import free_port
 from deploy.local.s3 import S3Settings
 from libs.bus.broker import make_broker
-from libs.bus.rpc import answer, answer_pings, ask
-from libs.contracts import (
-    artifact_rpc,
-    billing_rpc,
-    provider_rpc,
-    scheduler_rpc,
-    telemetry_rpc,
-    trainer_rpc,
-)
+from libs.bus.rpc import answer
 from libs.contracts.gateway_rpc import KEEP_PLAN
-from libs.contracts.rpc import Ping, Pong, ping_of
 from libs.eventlog.connection import connect, create_pool
 from libs.eventlog.groupcommit import GroupCommit
 from libs.objectstore import ObjectStore
-from services.billing import accounts, checkout, extensions, handlers, ledger, statement
-from services.billing.payments import Billing
-from services.billing.pricing import read_prices
+from services.billing import ledger
 from services.billing.provider import PaymentProvider
-from services.billing.provider_events import Cashier, refuse_events, take_event
 from services.gateway.access.accounts import create_account
 from services.gateway.access.auth import Authenticator
 from services.gateway.access.issuers import Issuer
@@ -56,18 +42,16 @@ from services.gateway.http.protocol import http_protocol
 from services.gateway.http.server import Server
 from services.gateway.parts import Parts
 from services.gateway.streams.hub import Streams
-from services.scheduler import retention
 from services.scheduler.handlers import Scheduler
 from services.webhooks.answering import Answering
-from services.webhooks.questions import answer_questions
 from services.webhooks.secrets import SECRET_BYTES
+from tests.integration.neighbours import neighbours
 from tests.support.objects import store_settings
 from tests.support.stack import Database, Nats
 
 ROOT = Path(__file__).parents[2]
 PEPPER = b"pepper"
 HEARTBEAT = 0.3  # seconds, of streams
-OTHERS = ("billing", "scheduler", "artifact", "webhooks", "telemetry", "relay")
 ROWS = b"".join(
     b'{"messages": [{"role": "user", "content": "%d plus one?"},'
     b' {"role": "assistant", "content": "%d"}]}\n' % (n, n + 1)
@@ -184,7 +168,9 @@ async def running_gateway(
             wake=lambda: wakes.append(clock.now()),
             allow_loopback=False,
         )
-        await enter(_others(nats, billing_pool, scheduler, answering, answers, clock, provider))
+        await enter(
+            neighbours(nats, billing_pool, scheduler, answering, answers, clock.now, provider)
+        )
         pool = await enter(create_pool(database.dsn("gateway"), size=16))
         broker = make_broker(nats.url("gateway"))
         answer(broker, KEEP_PLAN, partial(keep_plan, pool))
@@ -230,81 +216,6 @@ async def running_gateway(
         )
         gateway.account_id, gateway.key = await gateway.account(cents=1_000_000)
         yield gateway
-
-
-def _listener(broker: NatsBroker, billing: Billing) -> Any:
-    """Who takes the card provider's events."""
-    if billing.provider is None:
-        return refuse_events
-    cashier = Cashier(
-        billing=billing, provider=billing.provider, plan_read=partial(ask, broker, KEEP_PLAN)
-    )
-    return partial(take_event, cashier)
-
-
-@asynccontextmanager
-async def _others(
-    nats: Nats,
-    pool: Any,
-    scheduler: Scheduler,
-    answering: Answering,
-    answers: dict[str, Any],
-    clock: Clock,
-    provider: PaymentProvider | None,
-) -> AsyncIterator[None]:
-    """Real billing and webhooks, and services that say what ``answers`` holds."""
-    broker = make_broker(nats.url("operator"))
-    billing = handlers.Billing(
-        pool=pool,
-        prices=read_prices(ROOT / "prices.toml"),
-        now=clock.now,
-        new_id=uuid4,
-        committed=lambda: None,
-        provider=provider,
-    )
-    answer(broker, billing_rpc.RESERVE, partial(handlers.reserve, billing))
-    answer(broker, billing_rpc.BALANCE, partial(handlers.get_balance, billing))
-    answer(broker, billing_rpc.QUOTE, partial(handlers.quote, billing))
-    answer(broker, billing_rpc.ACCOUNT, partial(checkout.account_with_portal, billing))
-    answer(broker, billing_rpc.SUMMARY, partial(accounts.get_summary, billing))
-    answer(broker, provider_rpc.SAVE_CARD, partial(checkout.save_card, billing))
-    answer(broker, provider_rpc.TOP_UP, partial(checkout.top_up, billing))
-    answer(broker, provider_rpc.SUBSCRIBE, partial(checkout.subscribe, billing))
-    answer(broker, provider_rpc.PROVIDER_EVENT, _listener(broker, billing))
-    answer(broker, billing_rpc.EXTEND_STORAGE, partial(extensions.extend_storage, billing))
-    answer(broker, billing_rpc.LEDGER, partial(statement.get_ledger, billing))
-    answer(broker, billing_rpc.WITHHELD, partial(statement.get_withheld, billing))
-    answer_questions(broker, answering)
-    answer(broker, scheduler_rpc.EXTEND_RETENTION, partial(retention.extend_retention, scheduler))
-    for question in (
-        telemetry_rpc.METRICS,
-        telemetry_rpc.LOGS,
-        scheduler_rpc.CANCEL,
-        artifact_rpc.DOWNLOADS,
-        artifact_rpc.CHECKPOINTS,
-        trainer_rpc.PREVIEW,
-    ):
-        name = question.subject.rsplit(".", 1)[1]
-
-        async def scripted(request: Any, name: str = name) -> Any:
-            said = answers[name]
-            return said(request) if callable(said) else said
-
-        answer(broker, question, scripted)  # type: ignore[arg-type]
-
-    async def trainer(_: Ping) -> Pong:
-        """There is one as soon as it has something to say."""
-        assert "preview" in answers
-        return Pong(service="trainer")
-
-    answer(broker, ping_of("trainer"), trainer)
-    for service in OTHERS:
-        answer_pings(broker, service)
-    await broker.start()
-    try:
-        yield
-    finally:
-        await broker.stop()
 
 
 @asynccontextmanager

@@ -34,9 +34,9 @@ from tests.support.matrix import (
     ids_in_body,
     plant,
     request_of,
-    script,
     stored,
 )
+from tests.support.matrix_answers import script
 from tests.support.running import running
 from tests.support.stack import Database, Nats
 from tests.support.streams import telemetry_settings
