@@ -177,7 +177,9 @@ def _has(value: Any, shown: Any, name: str = "") -> bool:
                 return False
             return all(_has(value[0], of) for of in shown[:1])
         case str():
-            return isinstance(value, str) and re.fullmatch(_loose(shown), value) is not None
+            return (
+                isinstance(value, str) and re.fullmatch(_loose(shown), value, re.DOTALL) is not None
+            )
         case bool() | None:
             return value is shown
         case _ if name.endswith("_cents"):
