@@ -20,9 +20,10 @@ FENCE = re.compile(r"^\s*(`{3,}|~{3,})\s*(.*)$")
 SAVED = re.compile(r"# (\w+\.py)\n")
 UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 NUMBER = r"\d[\d,.:]*"
+PRICE = r"\d+(?:\.\d\d USD| cents)"
 # What a page shows, by what may stand there instead. Prices are a promise, and stand as they are.
 LOOSE = re.compile(
-    rf"(?P<uuid>{UUID})|(?P<price>\d+\.\d\d USD)|(?P<number>{NUMBER})|(?P<any>…)|(?P<gap>[ \t]+)"
+    rf"(?P<uuid>{UUID})|(?P<price>{PRICE})|(?P<number>{NUMBER})|(?P<any>…)|(?P<gap>[ \t]+)"
 )
 INSTEAD = {"uuid": UUID, "number": NUMBER, "any": ".*?", "gap": "[ \t]+"}
 
@@ -139,7 +140,8 @@ def _judge(blocks: Sequence[Block], notes: Path, code: int | None) -> None:
 
 def fits_text(shown: str, came: str) -> bool:
     """Whether it differs in nothing but numbers, ids, and how far columns are apart. A line ``…``
-    stands for any lines, ``…`` in a line for anything. Prices are to be equal."""
+    stands for any lines, ``…`` in a line for anything. Prices are to be equal, and so is a number
+    that is all of a line."""
     lines = shown.rstrip("\n").split("\n")
     wanted = "".join(
         r"(?:.*\n)*?" if each.strip() == "…" else _loose(each) + r"\n" for each in lines
@@ -149,6 +151,8 @@ def fits_text(shown: str, came: str) -> bool:
 
 
 def _loose(text: str) -> str:
+    if text.isdecimal():
+        return text
     made, end = "", 0
     for found in LOOSE.finditer(text):
         kind = found.lastgroup or ""

@@ -92,6 +92,8 @@ def test_numbers_and_ids_may_differ_but_prices_and_words_may_not() -> None:
     assert not fits_text(shown, came.replace("queued", "running"))
     assert not fits_text(shown, came + "more\n")
     assert fits_text(shown + "…\n", came + "more\nand more\n")
+    assert not fits_text("26\n", "27\n")
+    assert not fits_text("costs 26 cents\n", "costs 27 cents\n")
     assert fits_text("job … is queued for … USD\nsteps 1\n", came)
 
 
