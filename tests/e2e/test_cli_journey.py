@@ -198,7 +198,10 @@ def arguments_of(story: Story, stack: LocalStack, rows: Path) -> dict[str, list[
     accepted = ["--accept-model-terms", "--accept-data-policy"]
     return {
         "login": ["--local", stack.folder],
-        **{name: [] for name in ("whoami", "balance", "card", "models", "doctor", "ls", "logout")},
+        **{
+            name: []
+            for name in ("env", "whoami", "balance", "card", "models", "doctor", "ls", "logout")
+        },
         "top-up": ["500"],
         "keys ls": [],
         "keys create": ["second", "--scope", "read"],

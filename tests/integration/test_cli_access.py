@@ -1,5 +1,6 @@
 """How the command gets its key and address, and keeps them to itself."""
 
+import asyncio
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -134,3 +135,16 @@ async def test_logout_forgets(gateway: Gateway, nobody: Command) -> None:
     assert (await nobody("logout", "--json")).json["removed"]
     assert not (await nobody("logout", "--json")).json["removed"]
     assert "tuneyard login" in (await nobody("whoami", code=3)).err
+
+
+async def test_programs_get_the_kept_key_and_address_by_a_shells_eval(
+    gateway: Gateway, nobody: Command
+) -> None:
+    assert "tuneyard login" in (await nobody("env", code=3)).err
+    await nobody("login", "--key-stdin", "--base-url", gateway.url, stdin=gateway.key)
+    said = (await nobody("env")).out
+
+    script = said + 'echo "$TUNEYARD_BASE_URL $TUNEYARD_API_KEY"'
+    shell = await asyncio.create_subprocess_exec("sh", "-c", script, stdout=asyncio.subprocess.PIPE)
+    out, _ = await shell.communicate()
+    assert out.decode().split() == [gateway.url, gateway.key]

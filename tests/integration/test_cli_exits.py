@@ -137,3 +137,20 @@ async def test_a_reader_that_went_away_is_no_error(cli: Command) -> None:
 
     assert process.returncode == 141
     assert err == b""
+
+
+async def test_one_field_of_an_answer_is_said_bare_for_scripts(
+    cli: Command, gateway: Gateway, rows: Path
+) -> None:
+    dataset_id = (await cli("datasets", "add", rows, "--field", "id")).out.strip()
+
+    listed = ("datasets", "ls", "--field")
+    assert (await cli(*listed, "data.0.id")).out == f"{dataset_id}\n"
+    assert (await cli(*listed, "has_more")).out == "false\n"
+    missing = await cli(*listed, "data.0.nmae", code=1)
+    assert missing.out == ""
+    assert "no data.0.nmae" in missing.err
+    assert "name" in missing.err.splitlines()[1]
+    for beyond in ("data.1", "data.0.id.x", "", "data.-1"):
+        await cli(*listed, beyond, code=1)
+    assert (await cli("status", "nothing", "--field", "id", code=4)).err.startswith("error: ")

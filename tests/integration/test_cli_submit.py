@@ -69,6 +69,7 @@ async def test_every_type_can_be_submitted(cli: Command, rows: Path) -> None:
 
     assert (await cli(*train, "--json")).json["hyperparams"]["turns"] == 2
     assert (await cli(*contract, "--json")).json["hyperparams"]["contraction_ratio"] == 0.25
+    assert (await cli(*contract, "--dataset", rows, "--field", "dataset_id")).out != "null\n"
     said = (await cli(*contract)).out
     assert re.search(r"^follow it: tuneyard watch [0-9a-f-]{36}$", said, re.MULTILINE)
 

@@ -14,7 +14,7 @@ from tuneyard.cli.hyperparams import HELP, KINDS, NAMED_OTHERWISE, JobType, hype
 from tuneyard.resources.jobs import JobType as ApiJobType
 
 LEAVES = leaves(parser())
-FOR_ALL = {"--json", "--api-key", "--base-url"}
+FOR_ALL = {"--json", "--field", "--api-key", "--base-url"}
 
 
 def said_with(job_type: str, *options: str) -> dict[str, Any]:

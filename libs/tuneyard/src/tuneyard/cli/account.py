@@ -1,5 +1,6 @@
-"""Who one is: login, logout, whoami and the keys."""
+"""Who one is: login, logout, env, whoami and the keys."""
 
+import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import get_args
@@ -7,6 +8,7 @@ from typing import get_args
 import msgspec
 
 from tuneyard._call import checked_header, checked_url
+from tuneyard._client import KEY_VARIABLE, URL_VARIABLE
 from tuneyard.cli import config
 from tuneyard.cli.context import LOCAL_URL, Access, Context
 from tuneyard.cli.exits import OK, CliError
@@ -31,6 +33,7 @@ def add(commands: Commands) -> None:
         help=f"take both from a platform that `just up` runs here; its folder, or {LOCAL}",
     )
     command(commands, "logout", logout, "forget the key and the address")
+    command(commands, "env", env, 'print both for other programs: eval "$(tuneyard env)"')
     command(commands, "whoami", whoami, "show the account that the key belongs to")
     keys = group(commands, "keys", "see, make and delete API keys")
     add_page(command(keys, "ls", list_keys, "list the keys"))
@@ -102,6 +105,14 @@ def logout(context: Context) -> int:
     gone = config.remove(path)
     said = f"{path} is gone; the key itself still works" if gone else f"there was no {path}"
     context.answer({"removed": gone, "path": str(path)}, lambda _: said)
+    return OK
+
+
+def env(context: Context) -> int:
+    access = context.access()
+    said = {URL_VARIABLE: access.base_url, KEY_VARIABLE: access.api_key}
+    lines = (f"export {name}={shlex.quote(of)}" for name, of in said.items())
+    context.answer(said, lambda _: "\n".join(lines))
     return OK
 
 

@@ -45,8 +45,8 @@ def _summary(of: BillingSummary) -> object:
             ("jobs charged", of.jobs_charged),
             (
                 "storage",
-                f"{of.storage_extensions} times more days,"
-                f" {money(of.storage_extension_cents, of.currency)}",
+                f"{money(of.storage_extension_cents, of.currency)}"
+                f" for {of.storage_extensions} extensions",
             ),
         ]
     )

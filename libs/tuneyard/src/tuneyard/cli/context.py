@@ -14,7 +14,7 @@ from tuneyard._client import KEY_VARIABLE, URL_VARIABLE, Tuneyard
 from tuneyard._seams import Seams
 from tuneyard.cli import config
 from tuneyard.cli.exits import NOT_AUTHENTICATED, REFUSED, CliError
-from tuneyard.cli.text import plain
+from tuneyard.cli.text import field_of, plain
 
 if TYPE_CHECKING:
     import httpx
@@ -53,7 +53,7 @@ class Access:
 
 class Context:
     """``api_key`` and ``base_url`` are the command line's. What was asked for goes to ``out``, all
-    else to ``err``."""
+    else to ``err``. ``field``: only this of an answer in JSON."""
 
     def __init__(
         self,
@@ -62,9 +62,11 @@ class Context:
         api_key: str | None = None,
         base_url: str | None = None,
         json: bool = False,
+        field: str | None = None,
     ) -> None:
         self.world = world
-        self.json = json
+        self.json = json or field is not None
+        self._field = field
         self._api_key = api_key
         self._base_url = base_url
 
@@ -101,8 +103,9 @@ class Context:
             self.world.stderr.write(plain(text) + "\n")
 
     def write(self, content: bytes) -> None:
-        """One line of JSON."""
-        self.world.stdout.write(content.decode() + "\n")
+        """One line of JSON, or what was asked for of it."""
+        text = content.decode() if self._field is None else field_of(content, self._field)
+        self.world.stdout.write(text + "\n")
         self.world.stdout.flush()
 
     def answer(self, value: Any, render: Callable[[Any], Any]) -> None:

@@ -27,7 +27,7 @@ from tuneyard.cli.options import Parser
 from tuneyard.cli.text import plain
 
 # Not among a command's own arguments.
-COMMON = ("api_key", "base_url", "json", "run")
+COMMON = ("api_key", "base_url", "json", "field", "run")
 GROUPS = (
     account,
     billing,

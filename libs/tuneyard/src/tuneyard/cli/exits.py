@@ -8,6 +8,7 @@ from tuneyard.errors import (
     APIConnectionError,
     APIError,
     AuthenticationError,
+    ModelNotAvailableError,
     NotFoundError,
     PaymentRequiredError,
     PermissionDeniedError,
@@ -122,6 +123,8 @@ def _refused(error: APIError) -> tuple[int, str]:
             )
         case PaymentRequiredError():
             return PAYMENT, "tuneyard balance"
+        case ModelNotAvailableError():
+            return REFUSED, "tuneyard models"
     if error.retry_after is not None:
         return REFUSED, f"try again in {error.retry_after:.0f} s"
     if error.status >= 500:

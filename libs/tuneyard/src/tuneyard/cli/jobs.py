@@ -177,7 +177,8 @@ def download(
         "files": [{"path": str(path), "size_bytes": path.stat().st_size} for path in paths],
     }
     context.answer(said, lambda _: "\n".join(map(str, paths)))
-    context.note(f"{len(paths)} files, each as its SHA-256 says, in {folder}")
+    files = "1 file" if len(paths) == 1 else f"{len(paths)} files, each"
+    context.note(f"{files} as its SHA-256 says, in {folder}")
     return OK
 
 

@@ -9,6 +9,9 @@ from tuneyard.cli.text import table
 from tuneyard.cli.watch import events_of
 from tuneyard.types import LogEvent, LogLine, LogPage, MetricPage, Moment, Page
 
+# What a result or a list of files says fills screens; the rest of a timeline fits into this.
+PAYLOAD_COLUMNS = 160
+
 
 def add(commands: Commands) -> None:
     one = command(commands, "logs", logs, "show what a job wrote")
@@ -93,6 +96,12 @@ def events(context: Context, *, job_id: str, limit: int | None, cursor: str | No
     return exits.OK
 
 
+def _shortened(payload: str) -> str:
+    if len(payload) <= PAYLOAD_COLUMNS:
+        return payload
+    return f"{payload[:PAYLOAD_COLUMNS]}… (--json has all of it)"
+
+
 def _events(page: Page[Moment]) -> object:
     return table(
         ("when", "what", "with"),
@@ -100,7 +109,7 @@ def _events(page: Page[Moment]) -> object:
             (
                 f"{each.ts.astimezone():%Y-%m-%d %H:%M:%S}",
                 each.kind,
-                msgspec.json.encode(each.payload).decode(),
+                _shortened(msgspec.json.encode(each.payload).decode()),
             )
             for each in page.data
         ],

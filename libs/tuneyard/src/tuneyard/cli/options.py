@@ -30,6 +30,11 @@ def command(commands: Commands, name: str, run: Run, help: str, **options: Any) 
     made.set_defaults(run=run)
     common = made.add_argument_group("everywhere")
     common.add_argument("--json", action="store_true", help="answer in JSON, errors too")
+    common.add_argument(
+        "--field",
+        metavar="NAME",
+        help="only this of the answer in JSON, bare, for scripts; as id, or data.0.id",
+    )
     common.add_argument("--api-key", metavar="KEY", help="instead of TUNEYARD_API_KEY or login's")
     common.add_argument("--base-url", metavar="URL", help="instead of TUNEYARD_BASE_URL or login's")
     return made

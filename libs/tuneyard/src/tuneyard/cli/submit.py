@@ -46,7 +46,11 @@ def add(commands: Commands) -> None:
 def _add_job(parser: Parser, job_type: JobType) -> None:
     parser.set_defaults(type=job_type)
     parser.add_argument("--model", required=True, metavar="MODEL", help="its slug or its id")
-    if job_type != "contract":
+    if job_type == "contract":
+        parser.add_argument(
+            "--dataset", metavar="FILE|ID", help="to measure on; left out: text of the model's own"
+        )
+    else:
         parser.add_argument(
             "--dataset", required=True, metavar="FILE|ID", help="a file is uploaded, once"
         )

@@ -2,12 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tuneyard.cli.exits import REFUSED, CliError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
+SHOWN_NAMES = 40  # of what an answer has; a job has fewer, a list may have more
 SHORT = (("", 1), ("K", 10**3), ("M", 10**6), ("B", 10**9), ("T", 10**12))
 
 
@@ -18,6 +23,33 @@ CONTROLS = {n: f"\\x{n:02x}" for n in (*range(0x20), *range(0x7F, 0xA0)) if chr(
 def plain(text: str) -> str:
     """Without anything that a terminal obeys."""
     return text.translate(CONTROLS)
+
+
+def field_of(content: bytes, path: str) -> str:
+    """What stands in JSON at ``path``: names, and places in lists, with dots between. Texts are
+    bare. Raises CliError where there is nothing."""
+    found: Any = msgspec.json.decode(content)
+    for name in path.split("."):
+        inside = _inside(found)
+        if name not in inside:
+            there = ", ".join(list(inside)[:SHOWN_NAMES]) or "nothing"
+            raise CliError(
+                f"The answer has no {path}.",
+                hint=f"it was done; where {name!r} is looked for, there is: {plain(there)}",
+                code="no_field",
+                status=REFUSED,
+            )
+        found = inside[name]
+    return plain(found) if isinstance(found, str) else msgspec.json.encode(found).decode()
+
+
+def _inside(value: Any) -> dict[str, Any]:
+    match value:
+        case dict():
+            return value
+        case list():
+            return {str(place): of for place, of in enumerate(value)}
+    return {}
 
 
 def money(cents: int, currency: str) -> str:
