@@ -2,8 +2,8 @@
 
 As in the event log's group commit there is no timer: a group is whatever arrived while the last
 one was written. A message is acknowledged after its rows are durable. One statement over JSON was
-measured against one over arrays of columns, which asyncpg encodes value by value: a sixth of the
-time in this process, and no more than a fifth more in PostgreSQL's, of 5,000 points. COPY into a
+measured against one over arrays of columns, which asyncpg encodes value by value: an eighth of the
+time in this process and a fifth more in PostgreSQL's, of 5,000 points. COPY into a
 staging table was 2x to 10x slower than those arrays at 100 rows, 1.7x at 1,000, equal at 5,000.
 """
 
