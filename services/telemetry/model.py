@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from operator import itemgetter
+from itertools import groupby, pairwise
+from operator import attrgetter, itemgetter, lt
 from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from libs.contracts.training import LogBatch, LogLine, MetricBatch, MetricPoint
 
@@ -25,112 +28,143 @@ EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 """A trainer's clock may be anything; outside of these PostgreSQL and Python stop agreeing."""
 
+Item = MetricPoint | LogLine
 T = TypeVar("T", MetricPoint, LogLine)
-Row = tuple[Any, ...]
 
 
-def metric_rows(batch: MetricBatch) -> list[Row]:
-    """In the order of ``telemetry.metric``'s columns."""
+class Batch(Struct, frozen=True, kw_only=True):
+    """What one attempt of a job said: each key once, in the order in which it is told, and the same
+    as a JSON array, from which PostgreSQL takes the rows and clients are sent their message."""
+
+    job_id: UUID
+    epoch: int
+    items: Sequence[Item]
+    encoded: bytes
+
+
+class Shape(Struct, frozen=True, kw_only=True):
+    """Of items of one kind: ``number`` is what ascends in a batch, ``key`` what is stored once,
+    ``order`` how they are told. ``key`` and ``order`` begin with the number."""
+
+    number: Callable[[Any], int]
+    key: Callable[[Any], tuple[Any, ...]]
+    order: Callable[[Any], tuple[Any, ...]]
+
+
+POINTS = Shape(
+    number=attrgetter("step"),
+    key=attrgetter("step", "phase"),
+    # As pages have them: within a step as it happened, first training, then its evaluation.
+    order=attrgetter("step", "ts", "phase"),
+)
+LINES = Shape(
+    number=attrgetter("seq"),
+    key=lambda line: (line.seq,),
+    order=lambda line: (line.seq,),
+)
+
+
+def metric_batches(batch: MetricBatch) -> list[Batch]:
+    """One, or none of nothing."""
+    points = [storable_point(point) for point in batch.points]
+    return _batches(POINTS, batch.job_id, batch.epoch, points)
+
+
+def log_batches(batch: LogBatch) -> list[Batch]:
+    return _batches(LINES, batch.job_id, batch.epoch, [storable_line(one) for one in batch.lines])
+
+
+def _batches(shape: Shape, job_id: UUID, epoch: int, items: Sequence[Item]) -> list[Batch]:
+    numbers = list(map(shape.number, items))
+    if not all(map(lt, numbers, numbers[1:])):
+        return _newest(shape, job_id, ((epoch, item) for item in items))
+    return [encoded(job_id, epoch, items)] if items else []
+
+
+def encoded(job_id: UUID, epoch: int, items: Sequence[Item]) -> Batch:
+    return Batch(job_id=job_id, epoch=epoch, items=items, encoded=msgspec.json.encode(items))
+
+
+def each_once(shape: Shape, batches: Iterable[Batch]) -> list[Batch]:
+    """The same, of each key only what the latest attempt said, in the order of the jobs. Batches
+    that do not overlap, as a trainer sends them, stay as they are."""
+    found: list[Batch] = []
+    ordered = sorted(batches, key=lambda one: (one.job_id.int, shape.number(one.items[0])))
+    for _, group in groupby(ordered, lambda one: one.job_id.int):
+        mine = list(group)
+        if all(
+            shape.number(one.items[-1]) < shape.number(other.items[0])
+            for one, other in pairwise(mine)
+        ):
+            found += mine
+        else:
+            said = ((one.epoch, item) for one in mine for item in one.items)
+            found += _newest(shape, mine[0].job_id, said)
+    return found
+
+
+def _newest(shape: Shape, job_id: UUID, said: Iterable[tuple[int, Item]]) -> list[Batch]:
+    newest: dict[tuple[Any, ...], tuple[int, Item]] = {}
+    for epoch, item in said:
+        known = newest.setdefault(shape.key(item), (epoch, item))
+        if (known[0], known[1].ts) < (epoch, item.ts):
+            newest[shape.key(item)] = epoch, item
+    ordered = sorted(newest.values(), key=lambda one: shape.order(one[1]))
     return [
-        (
-            batch.job_id,
-            point.step,
-            storable_text(point.phase),
-            batch.epoch,
-            storable_time(point.ts),
-            point.cycle,
-            point.loss,
-            point.lr,
-            point.throughput,
-            point.vram_gb,
-            point.grad_norm,
-        )
-        for point in batch.points
+        encoded(job_id, epoch, [item for _, item in run])
+        for epoch, run in groupby(ordered, itemgetter(0))
     ]
 
 
-def log_rows(batch: LogBatch) -> list[Row]:
-    """In the order of ``telemetry.log_line``'s columns."""
-    return [
-        (
-            batch.job_id,
-            line.seq,
-            batch.epoch,
-            storable_time(line.ts),
-            storable_text(line.stream),
-            storable_text(line.text),
-        )
-        for line in batch.lines
-    ]
+def parts(batch: Batch) -> Iterator[bytes]:
+    """Its items in JSON, in as few pieces as messages can be made of."""
+    if len(batch.encoded) <= MAX_MESSAGE:
+        yield batch.encoded[1:-1]
+    else:
+        yield from map(msgspec.json.encode, batch.items)
 
 
-def metric_key(row: Row) -> Row:
-    """Of a row of ``telemetry.metric``, or the beginning of one. A UUID's integer is compared and
-    hashed several times as fast as the UUID."""
-    return row[0].int, row[1], row[2]
-
-
-def line_key(row: Row) -> Row:
-    """The same of ``telemetry.log_line``."""
-    return row[0].int, row[1]
-
-
-def newest_rows(rows: Iterable[Row], key: Callable[[Row], Row], version: slice) -> dict[Row, Row]:
-    """One row of each key, that of the latest attempt, in an order that all writers share: who
-    waits for another's row then never has one that the other waits for."""
-    newest: dict[Row, Row] = {}
-    for row in rows:
-        mine = key(row)
-        known = newest.setdefault(mine, row)
-        if known is not row and known[version] < row[version]:
-            newest[mine] = row
-    return dict(sorted(newest.items(), key=itemgetter(0)))
-
-
-def point_of(row: Row) -> MetricPoint:
-    _, step, phase, _, ts, cycle, loss, lr, throughput, vram_gb, grad_norm = row
-    return MetricPoint(
-        ts=ts,
-        step=step,
-        cycle=cycle,
-        phase=phase,
-        loss=loss,
-        lr=lr,
-        throughput=throughput,
-        vram_gb=vram_gb,
-        grad_norm=grad_norm,
-    )
-
-
-def line_of(row: Row) -> LogLine:
-    _, seq, _, ts, stream, text = row
-    return LogLine(seq=seq, ts=ts, stream=stream, text=text)
-
-
-def payloads(job_id: UUID, field: str, items: Iterable[MetricPoint | LogLine]) -> Iterator[bytes]:
+def payloads(job_id: UUID, field: str, pieces: Iterable[bytes]) -> Iterator[bytes]:
     """``{"job_id", field: [...]}``, as often as it takes for each to stay within its limit."""
     head = f'{{"job_id":"{job_id}","{field}":['.encode()
-    parts: list[bytes] = []
+    held: list[bytes] = []
     size = 0
-    for part in map(msgspec.json.encode, items):
-        size += len(part)
-        if parts and size > MAX_MESSAGE:
-            yield head + b",".join(parts) + b"]}"
-            parts, size = [], len(part)
-        parts.append(part)
-    if parts:
-        yield head + b",".join(parts) + b"]}"
+    for piece in pieces:
+        size += len(piece)
+        if held and size > MAX_MESSAGE:
+            yield head + b",".join(held) + b"]}"
+            held, size = [], len(piece)
+        held.append(piece)
+    if held:
+        yield head + b",".join(held) + b"]}"
+
+
+def storable_point(point: MetricPoint) -> MetricPoint:
+    phase, ts = storable_text(point.phase), storable_time(point.ts)
+    if phase is point.phase and ts is point.ts:
+        return point
+    return replace(point, phase=phase, ts=ts)
+
+
+def storable_line(line: LogLine) -> LogLine:
+    text, stream, ts = storable_text(line.text), storable_text(line.stream), storable_time(line.ts)
+    if text is line.text and stream is line.stream and ts is line.ts:
+        return line
+    return replace(line, text=text, stream=stream, ts=ts)
 
 
 def storable_text(text: str) -> str:
     """PostgreSQL holds every character but NUL."""
-    return text.replace("\0", "")
+    return text.replace("\0", "") if "\0" in text else text
 
 
 def storable_time(ts: datetime) -> datetime:
-    """UTC, also where the sender left it out, and within what every reader can represent."""
+    """UTC, also where the sender left it out, and within what every reader can represent. Other
+    zones may be further away than PostgreSQL reads."""
+    if ts.tzinfo is UTC and EARLIEST <= ts <= LATEST:
+        return ts
     known = ts if ts.tzinfo else ts.replace(tzinfo=UTC)
-    return min(max(known, EARLIEST), LATEST)
+    return min(max(known, EARLIEST), LATEST).astimezone(UTC)
 
 
 def whole_steps(points: Sequence[MetricPoint], limit: int) -> Sequence[MetricPoint]:

@@ -88,17 +88,21 @@ def sooner(
 
 
 def absolute(
-    name: str, unit: str, rounds: Sequence[float], *, below: float | None = None
+    name: str,
+    unit: str,
+    rounds: Sequence[float],
+    *,
+    below: float | None = None,
+    at_least: float | None = None,
 ) -> Figure:
     """A figure without a baseline: the median of the rounds, against a limit or against nothing."""
     value = median(rounds)
-    return Figure(
-        name=name,
-        unit=unit,
-        ours=value,
-        goal="" if below is None else f"< {below:g} {unit}",
-        met=None if below is None else value < below,
-    )
+    goal, met = "", None
+    if below is not None:
+        goal, met = f"< {below:g} {unit}", value < below
+    elif at_least is not None:
+        goal, met = f">= {at_least:g}", value >= at_least
+    return Figure(name=name, unit=unit, ours=value, goal=goal, met=met)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -41,7 +41,7 @@ from services.gateway.catalog import Catalog, read_catalog
 from services.gateway.http.protocol import http_protocol
 from services.gateway.http.server import Server
 from services.gateway.parts import Parts
-from services.gateway.streams.hub import Streams
+from services.gateway.streams.hub import MAX_STREAMS, Streams
 from services.scheduler.handlers import Scheduler
 from services.webhooks.answering import Answering
 from services.webhooks.secrets import SECRET_BYTES
@@ -144,6 +144,7 @@ async def running_gateway(
     models_dir: Path,
     issuers: Sequence[Issuer] = (),
     provider: PaymentProvider | None = None,
+    most_streams: int = MAX_STREAMS,
 ) -> AsyncIterator[Gateway]:
     model = models_dir / "tiny-llama"
     model.mkdir(parents=True, exist_ok=True)
@@ -195,7 +196,7 @@ async def running_gateway(
             ),
             limiter=RateLimiter(lambda: int(clock.monotonic() * SECOND)),
             limits=limits,
-            streams=Streams(broker, heartbeat=HEARTBEAT),
+            streams=Streams(broker, heartbeat=HEARTBEAT, most=most_streams),
             pepper=PEPPER,
             now=clock.now,
             new_id=uuid4,

@@ -7,6 +7,7 @@ from libs.eventlog.connection import create_pool
 from tests.bench import stream, training
 from tests.bench.append import GOALS, measure
 from tests.bench.figures import Size, table
+from tests.bench.ingest import taken_in
 from tests.bench.servers import platform
 from tests.support.stack import Database
 from tests.support.training import SMALL
@@ -42,6 +43,7 @@ async def test_the_stream_benchmark_counts_every_point_of_every_client() -> None
     ):
         watched, _ = await stream.live(running, admin, clients=20, number=20)
         told, bare = await stream.ingest(running, admin, groups=1)
+        whole, untold = await taken_in(running, admin, messages=10)
     assert watched.faults == 0
     assert watched.worst_ms >= watched.p99_ms >= watched.p50_ms > 0
-    assert min(told, bare) > 0
+    assert min(told, bare, whole, untold) > 0

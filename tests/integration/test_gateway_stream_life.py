@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,19 @@ from faststream.nats import NatsBroker
 
 from deploy.local.s3 import S3Settings
 from services.gateway.access.keys import create_key, revoke_key
-from services.gateway.streams import hub
 from services.gateway.streams.channel import KEPT_BYTES
+from services.gateway.streams.hub import Streams
 from tests.integration.gateway_app import PEPPER, Gateway, bearer, decoded, running_gateway
 from tests.integration.stream_app import streaming
 from tests.support.stack import Database, Nats
 from tests.support.stream_jobs import COMPLETED, STARTED, happened, lines, points, submitted_job
 from tests.support.streams import PATIENCE, job_path, publish, reading
+from tests.support.waiting import eventually
 
 Account = tuple[UUID, dict[str, str]]
 MEGABYTES = 6  # of log lines for clients that read nothing: twelve times what a channel keeps
 LINE = "x" * 3_900
+MOST_STREAMS = 10  # of an account; the gateway's own limit would be a thousand connections here
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ async def gateway(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Gateway]:
     models: Path = tmp_path_factory.mktemp("models")
-    async with streaming(database, nats_server, s3, operator, models) as running:
+    async with streaming(database, nats_server, s3, operator, models, MOST_STREAMS) as running:
         yield running
 
 
@@ -184,21 +187,27 @@ async def test_a_key_that_may_not_read_opens_no_stream(gateway: Gateway, account
 async def test_an_account_has_only_so_many_streams_and_another_has_its_own(
     gateway: Gateway, account: Account
 ) -> None:
-    account_id, headers = account
-    streams = gateway.parts.streams
-    async with reading(gateway.client, "/v1/stream", headers):
-        channel = streams.channel_of(account_id)
-        assert channel is not None
-        channel.listeners += hub.MAX_STREAMS - 1
-        answer = await gateway.client.get("/v1/stream", headers=headers)
+    _, headers = account
+    async with AsyncExitStack() as stack:
+        for _ in range(MOST_STREAMS):
+            await stack.enter_async_context(reading(gateway.client, "/v1/stream", headers))
+        async with asyncio.timeout(PATIENCE):  # one that is let in never ends
+            answer = await gateway.client.get("/v1/stream", headers=headers)
         assert (answer.status_code, decoded(answer)["error"]["code"]) == (429, "too_many_streams")
+        assert f" {MOST_STREAMS} streams " in decoded(answer)["error"]["message"]
         assert answer.headers["retry-after"]
         _, key = await gateway.account(cents=0)
         async with reading(gateway.client, "/v1/stream", bearer(key)):
             pass
-        channel.listeners -= hub.MAX_STREAMS - 1
-        async with reading(gateway.client, "/v1/stream", headers):
-            pass
+    streams = gateway.parts.streams
+    await eventually(lambda: closed(streams), bool)
+    async with reading(gateway.client, "/v1/stream", headers):
+        pass
+
+
+async def closed(streams: Streams) -> bool:
+    """A gateway sees a moment later that a client has gone."""
+    return streams.open == 0
 
 
 async def test_clients_that_read_nothing_cost_little_and_miss_nothing(

@@ -7,14 +7,20 @@ import msgspec
 import pytest
 
 from libs.contracts.telemetry_rpc import NewMessages, StreamMessage
-from libs.contracts.training import LogLine, MetricPoint
+from libs.contracts.training import LogBatch, LogLine, MetricBatch, MetricPoint
 from services.telemetry.model import (
     EARLIEST,
     LATEST,
+    LINES,
     MAX_ANSWER,
     MAX_MESSAGE,
-    line_key,
-    newest_rows,
+    POINTS,
+    Batch,
+    each_once,
+    encoded,
+    log_batches,
+    metric_batches,
+    parts,
     payloads,
     storable_text,
     storable_time,
@@ -79,13 +85,64 @@ def test_a_nul_character_is_left_out() -> None:
     assert storable_text("a\0b") == "ab"
 
 
-def test_of_rows_with_one_key_the_latest_attempt_counts_and_in_it_the_newest() -> None:
+def line(seq: int, text: str, ts: datetime = NOON) -> LogLine:
+    return LogLine(seq=seq, ts=ts, stream="stdout", text=text)
+
+
+def told(batches: list[Batch]) -> list[tuple[int, list[int | str]]]:
+    """Of each batch its attempt, and what its JSON says."""
+    return [
+        (
+            batch.epoch,
+            [one.get("text", one.get("step")) for one in msgspec.json.decode(batch.encoded)],
+        )
+        for batch in batches
+    ]
+
+
+def test_of_one_key_the_latest_attempt_counts_and_in_it_the_newest() -> None:
+    job, late = uuid4(), NOON + timedelta(seconds=9)
+    sent = [
+        LogBatch(job_id=job, epoch=1, lines=(line(2, "a", late), line(1, "c", late))),
+        LogBatch(job_id=job, epoch=2, lines=(line(1, "b"),)),
+        LogBatch(job_id=job, epoch=1, lines=(line(2, "d"), line(3, "e"))),
+    ]
+    once = each_once(LINES, [made for batch in sent for made in log_batches(batch)])
+    assert told(once) == [(2, ["b"]), (1, ["a", "e"])]
+
+
+def test_batches_that_do_not_overlap_stay_as_they_are_in_the_order_of_their_steps() -> None:
     job = uuid4()
-    late, early = NOON + timedelta(seconds=9), NOON
-    rows = [(job, 2, 1, late, "a"), (job, 1, 2, early, "b"), (job, 1, 1, late, "c")]
-    rows += [(job, 2, 1, early, "d")]
-    newest = newest_rows(rows, line_key, slice(2, 4))
-    assert list(newest.values()) == [rows[1], rows[0]]
+    first, second = (
+        made
+        for steps in ((1, 2), (3, 4))
+        for made in metric_batches(
+            MetricBatch(job_id=job, epoch=1, points=tuple(point(step) for step in steps))
+        )
+    )
+    assert each_once(POINTS, [second, first]) == [first, second]
+
+
+def test_a_batch_in_disorder_is_told_by_step_and_within_one_as_it_happened() -> None:
+    late = point(2, "eval")
+    early = msgspec.structs.replace(point(2, "train"), ts=NOON - timedelta(seconds=1))
+    batch = MetricBatch(job_id=uuid4(), epoch=1, points=(late, point(3), early, point(1), late))
+    (made,) = metric_batches(batch)
+    assert list(made.items) == [point(1), early, late, point(3)]
+    assert msgspec.json.decode(made.encoded, type=list[MetricPoint]) == list(made.items)
+
+
+def test_nothing_makes_no_batch() -> None:
+    assert metric_batches(MetricBatch(job_id=uuid4(), epoch=1, points=())) == []
+
+
+def test_what_is_told_is_what_is_stored() -> None:
+    """No NUL, and UTC: both are made of the same JSON."""
+    said = line(1, "a\0b", NOON.astimezone(timezone(timedelta(hours=20))))
+    (made,) = log_batches(LogBatch(job_id=uuid4(), epoch=1, lines=(said,)))
+    assert made.encoded == (
+        b'[{"seq":1,"ts":"2026-03-19T12:00:00Z","stream":"stdout","text":"ab"}]'
+    )
 
 
 def test_payloads_hold_every_line_once_and_stay_within_their_size() -> None:
@@ -94,7 +151,10 @@ def test_payloads_hold_every_line_once_and_stay_within_their_size() -> None:
         LogLine(seq=n, ts=NOON, stream="stdout", text="x" * 4_000 if n % 3 else "\u0001" * 4_000)
         for n in range(40)
     ]
-    made = list(payloads(job, "lines", written))
+    large, small = encoded(job, 1, written[:38]), encoded(job, 1, written[38:])
+    pieces = [*parts(large), *parts(small)]
+    assert len(pieces) == 39
+    made = list(payloads(job, "lines", pieces))
     assert len(made) > 1
     assert all(len(payload) <= MAX_MESSAGE + 100 for payload in made)
     decoded = [msgspec.json.decode(payload) for payload in made]

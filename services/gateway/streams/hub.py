@@ -54,10 +54,13 @@ Allowed = Callable[[], Awaitable[bool]]
 
 
 class Streams:
-    """``heartbeat`` is in seconds."""
+    """``heartbeat`` is in seconds, ``most`` streams of an account may be open."""
 
-    def __init__(self, broker: NatsBroker, *, heartbeat: float = HEARTBEAT) -> None:
+    def __init__(
+        self, broker: NatsBroker, *, heartbeat: float = HEARTBEAT, most: int = MAX_STREAMS
+    ) -> None:
         self._broker = broker
+        self._most = most
         self._heartbeat = heartbeat
         self._channels: dict[UUID, Channel] = {}
         self._following: dict[UUID, asyncio.Task[None]] = {}
@@ -96,10 +99,10 @@ class Streams:
         if channel is None:
             channel = self._channels[account_id] = Channel(self._broker, account_id)
             self._following[account_id] = asyncio.create_task(channel.run())
-        if channel.listeners >= MAX_STREAMS:
+        if channel.listeners >= self._most:
             raise ApiError(
                 "too_many_streams",
-                f"The account has {MAX_STREAMS} streams open here; close some, or follow all jobs"
+                f"The account has {self._most} streams open here; close some, or follow all jobs"
                 " with one: GET /v1/stream.",
                 headers={"Retry-After": str(RETRY_MS // 1_000)},
             )
