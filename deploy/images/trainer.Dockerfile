@@ -16,15 +16,15 @@ FROM ${PYTHON}
 RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
-# Everything that is written at run time goes below /work: a volume, as the root is read-only.
+# Everything that is written at run time goes below /scratch: a volume, as the root is read-only.
 ENV PATH=/packages/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    HOME=/work/home \
-    HF_HOME=/work/hub \
-    TORCHINDUCTOR_CACHE_DIR=/work/compiled \
-    TRITON_CACHE_DIR=/work/triton \
+    HOME=/scratch/home \
+    HF_HOME=/scratch/hub \
+    TORCHINDUCTOR_CACHE_DIR=/scratch/compiled \
+    TRITON_CACHE_DIR=/scratch/triton \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=packages /packages /packages
@@ -35,7 +35,7 @@ COPY services services
 COPY deploy deploy
 # Bytecode that depends on the sources alone, not on when they were copied: the root is read-only.
 RUN python -m compileall -q --invalidation-mode unchecked-hash libs services deploy \
-    && install -d -o 10001 -g 10001 /work /models
+    && install -d -o 10001 -g 10001 /scratch /models
 USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=180s --retries=3 \
     CMD ["python", "-m", "deploy.health"]
