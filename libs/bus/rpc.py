@@ -75,13 +75,20 @@ async def ask(
     traceparent = current_traceparent()
     headers = {"traceparent": traceparent} if traceparent else None
     reason = "no answer"
+    task = asyncio.current_task()
+    assert task is not None
     try:
         async with asyncio.timeout(deadline):
+            told_to_stop = task.cancelling()
             while True:
                 try:
                     reply = await broker.request(
                         payload, rpc.subject, headers=headers, timeout=min(patience, deadline)
                     )
+                    if task.cancelling() > told_to_stop:
+                        # NATS's client waits with asyncio.wait_for, which on Python 3.11 gives an
+                        # answer that comes with a cancellation, and forgets the latter (gh-86296).
+                        raise asyncio.CancelledError
                     if reply.body != FAILED:
                         return rpc.decode_answer.decode(reply.body)
                     reason = "the service failed"
