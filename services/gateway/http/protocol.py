@@ -45,6 +45,7 @@ def http_protocol(
         _refused = False
         _heard = False  # anything since the last look
         _unread = 0  # bytes of the answer that waited for the client at the last look
+        _drained = False  # whether they became few enough for more since then
         _look: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -67,8 +68,14 @@ def http_protocol(
             self._look = self.loop.call_later(silence, self._look_for_silence)
 
         def _takes_nothing(self) -> bool:
+            """While nothing drains, nothing is added, so as many bytes are the same ones."""
             before, self._unread = self._unread, self.transport.get_write_buffer_size()
-            return self.flow.write_paused and self._unread == before
+            drained, self._drained = self._drained, False
+            return self.flow.write_paused and not drained and self._unread == before
+
+        def resume_writing(self) -> None:
+            self._drained = True
+            super().resume_writing()
 
         def _owed(self) -> bool:
             """Whether the next step is the client's; between requests uvicorn looks by itself."""
