@@ -29,6 +29,7 @@ from libs.bus.streams import NUDGE, declare_streams, event_subject
 from libs.contracts.base import Envelope
 from libs.eventlog.connection import Connection, connect
 from libs.eventlog.read import decode_meta
+from libs.observability.export import observe
 from libs.observability.logs import configure_logs
 from libs.settings import decode_settings
 
@@ -147,6 +148,7 @@ async def relay(broker: NatsBroker, database_url: str, *, stream_replicas: int =
 async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("relay", settings.log_level)
+    observe("relay", os.environ)
     # As a container's first process it would not be ended by a signal that it has not asked for.
     # It may leave in the middle of anything: who comes next publishes again.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os._exit, 0)

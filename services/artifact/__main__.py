@@ -18,6 +18,7 @@ from libs.eventlog.connection import connect
 from libs.eventlog.dead_letters import DeadLetters
 from libs.eventlog.groupcommit import GroupCommit
 from libs.objectstore import ObjectStore, ObjectStoreSettings
+from libs.observability.export import observe
 from libs.observability.logs import configure_logs
 from libs.settings import decode_settings
 from services.artifact.handlers import Desk
@@ -36,6 +37,7 @@ def now() -> datetime:
 async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("artifact", settings.log_level)
+    observe("artifact", os.environ)
     broker = make_broker(settings.nats_url)
     bucket = ObjectStoreSettings(
         endpoint=settings.s3_endpoint,

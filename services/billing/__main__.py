@@ -22,6 +22,7 @@ from libs.contracts.gateway import JobSubmitted
 from libs.contracts.gateway_rpc import KEEP_PLAN
 from libs.contracts.scheduler import JobCancelled, JobCompleted, JobFailed
 from libs.eventlog.dead_letters import DeadLetters
+from libs.observability.export import observe
 from libs.observability.logs import configure_logs
 from libs.settings import SettingsError, decode_settings
 from services.billing import (
@@ -50,6 +51,7 @@ logger = structlog.get_logger()
 async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("billing", settings.log_level)
+    observe("billing", os.environ)
     broker = make_broker(settings.nats_url)
     async with database(settings.database_url, size=POOL_SIZE) as pool:
         prices = read_prices(settings.prices)

@@ -24,6 +24,7 @@ from libs.contracts.gateway_rpc import KEEP_PLAN
 from libs.eventlog.connection import connect
 from libs.eventlog.groupcommit import GroupCommit
 from libs.objectstore import ObjectStore, ObjectStoreSettings
+from libs.observability.export import observe
 from libs.observability.logs import configure_logs
 from libs.settings import SettingsError, decode_settings
 from services.gateway.access.auth import Authenticator
@@ -55,6 +56,7 @@ def now() -> datetime:
 async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("gateway", settings.log_level)
+    observe("gateway", os.environ)
     models = read_catalog(settings.catalog)
     limits = read_limits(settings.limits)
     issuers = read_issuers(settings.oidc) if settings.oidc else ()

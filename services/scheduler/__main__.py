@@ -18,6 +18,7 @@ from libs.contracts.artifact import ArtifactPublished, ArtifactRejected
 from libs.contracts.billing import PaymentExtensionCharged
 from libs.contracts.gateway import JobSubmitted
 from libs.eventlog.dead_letters import DeadLetters
+from libs.observability.export import observe
 from libs.observability.logs import configure_logs
 from libs.settings import SettingsError, decode_settings
 from services.scheduler import handlers, retention
@@ -30,6 +31,7 @@ SWEEP_EVERY = 1.0  # seconds
 async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("scheduler", settings.log_level)
+    observe("scheduler", os.environ)
     broker = make_broker(settings.nats_url)
     async with database(settings.database_url, size=POOL_SIZE) as pool:
         scheduler = handlers.Scheduler(

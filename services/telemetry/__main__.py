@@ -13,6 +13,7 @@ from libs.bus.service import database, run_service
 from libs.contracts.telemetry_rpc import LOGS, MESSAGES, METRICS, OPEN_STREAM
 from libs.eventlog.dead_letters import DeadLetters
 from libs.jobstate.notice import NOTICE_TYPES
+from libs.observability.export import observe
 from libs.observability.logs import configure_logs
 from libs.settings import decode_settings
 from services.telemetry.handlers import store_logs, store_metrics
@@ -31,6 +32,7 @@ WORKERS = 256  # messages that may share one statement; each waits for the state
 async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("telemetry", settings.log_level)
+    observe("telemetry", os.environ)
     broker = make_broker(settings.nats_url)
     async with database(settings.database_url, size=POOL_SIZE) as pool:
         letters = DeadLetters(pool=pool)

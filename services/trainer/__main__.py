@@ -16,6 +16,7 @@ from libs.bus.broker import make_broker
 from libs.bus.probe import probed
 from libs.bus.rpc import answer, answer_pings
 from libs.contracts.trainer_rpc import PREVIEW
+from libs.observability.export import observe
 from libs.observability.logs import configure_logs
 from libs.settings import SettingsError, decode_settings
 from services.trainer.attempt import Site
@@ -95,6 +96,7 @@ async def serve(settings: Settings, launcher: Launcher) -> None:
 async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("trainer", settings.log_level)
+    observe("trainer", os.environ)
     launcher = ForkServerLauncher("services.trainer.train:run", "services.trainer.preload")
     await serve(settings, launcher)
 

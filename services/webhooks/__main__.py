@@ -16,6 +16,7 @@ from libs.bus.consume import consume
 from libs.bus.service import database, every, run_service
 from libs.eventlog.dead_letters import DeadLetters
 from libs.jobstate.notice import NOTICE_TYPES
+from libs.observability.export import observe
 from libs.observability.logs import configure_logs
 from libs.settings import decode_settings
 from services.webhooks.answering import Answering, forget_answers
@@ -40,6 +41,7 @@ def utc_now() -> datetime:
 async def main(now: Callable[[], datetime] = utc_now, timeout: float = TIMEOUT) -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("webhooks", settings.log_level)
+    observe("webhooks", os.environ)
     broker = make_broker(settings.nats_url)
     gate = Gate(allow_loopback=settings.allow_loopback)
     async with (

@@ -1,0 +1,31 @@
+"""What an operator may want to see of a process, as its environment says."""
+
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+
+class Observation(Struct, frozen=True, kw_only=True):
+    """Where spans and metrics go; every service decodes it beside its own settings.
+
+    ``otlp_endpoint`` is the base URL of a collector that speaks OTLP over HTTP, such as
+    ``http://collector:4318``: spans and metrics are sent there. ``spans_file`` gets one JSON object
+    a span and line. ``metrics_listen`` is the ``host:port`` that Prometheus scrapes.
+    ``trace_ratio`` of all traces are kept, chosen by their id, so every service chooses the same.
+    What else can be set (headers, intervals, queue sizes) the SDK reads from its standard
+    variables, ``OTEL_EXPORTER_OTLP_HEADERS`` and so on.
+    """
+
+    otlp_endpoint: str | None = None
+    spans_file: Path | None = None
+    metrics_listen: str | None = None
+    trace_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0
+
+    @property
+    def traces(self) -> bool:
+        return self.otlp_endpoint is not None or self.spans_file is not None
+
+    @property
+    def metrics(self) -> bool:
+        return self.otlp_endpoint is not None or self.metrics_listen is not None
