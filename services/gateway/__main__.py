@@ -32,6 +32,7 @@ from services.gateway.access.limits import LimitsError, read_limits
 from services.gateway.access.oidc import IdTokens
 from services.gateway.access.plans import keep_plan
 from services.gateway.access.rate_limit import RateLimiter
+from services.gateway.access.shared_limits import PATIENCE, SharedLimits
 from services.gateway.app import create_app
 from services.gateway.catalog import Catalog, CatalogError, read_catalog
 from services.gateway.dataset_rows import remove_deleted
@@ -74,6 +75,9 @@ async def main() -> None:
         # Under the name that the hub's own client reads in the trainer: one token, set once.
         hub_token = os.environ.get("HF_TOKEN")
         catalog = Catalog(models, settings.models_dir, store, hub_token=hub_token)
+        limiter = RateLimiter(time.monotonic_ns)
+        shared = SharedLimits(limiter, broker, uuid4().bytes)
+        await stack.enter_async_context(every(PATIENCE, shared.be_together))
         parts = Parts(
             pool=pool,
             log=log,
@@ -88,7 +92,7 @@ async def main() -> None:
                 now=now,
                 monotonic=time.monotonic,
             ),
-            limiter=RateLimiter(time.monotonic_ns),
+            limiter=limiter,
             limits=limits,
             streams=Streams(broker),
             pepper=pepper,

@@ -22,6 +22,7 @@ from deploy.local.program import free_port
 from deploy.local.s3 import S3Settings
 from libs.bus.broker import make_broker
 from libs.bus.rpc import answer
+from libs.bus.service import every
 from libs.contracts.gateway_rpc import KEEP_PLAN
 from libs.eventlog.connection import connect, create_pool
 from libs.eventlog.groupcommit import GroupCommit
@@ -36,6 +37,7 @@ from services.gateway.access.limits import read_limits
 from services.gateway.access.oidc import IdTokens
 from services.gateway.access.plans import keep_plan
 from services.gateway.access.rate_limit import SECOND, RateLimiter
+from services.gateway.access.shared_limits import PATIENCE, SharedLimits
 from services.gateway.app import create_app
 from services.gateway.catalog import Catalog, read_catalog
 from services.gateway.http.protocol import http_protocol
@@ -180,6 +182,9 @@ async def running_gateway(
         store = await enter(ObjectStore(store_settings(s3)))
         session = await enter(aiohttp.ClientSession())
         limits = read_limits(ROOT / "limits.toml")
+        limiter = RateLimiter(lambda: int(clock.monotonic() * SECOND))
+        shared = SharedLimits(limiter, broker, uuid4().bytes)
+        await enter(every(PATIENCE, shared.be_together))
         parts = Parts(
             pool=pool,
             log=await enter(GroupCommit(partial(connect, database.dsn("gateway")))),
@@ -194,7 +199,7 @@ async def running_gateway(
                 now=clock.now,
                 monotonic=clock.monotonic,
             ),
-            limiter=RateLimiter(lambda: int(clock.monotonic() * SECOND)),
+            limiter=limiter,
             limits=limits,
             streams=Streams(broker, heartbeat=HEARTBEAT, most=most_streams),
             pepper=PEPPER,
