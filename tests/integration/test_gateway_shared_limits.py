@@ -13,8 +13,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from deploy.local.s3 import S3Settings
+from libs.bus.rpc import ask as rpc
+from libs.contracts.gateway_rpc import KEEP_PLAN, KeepPlan
+from services.gateway.access.keys import CACHE_SECONDS, list_keys, revoke_key
 from services.gateway.access.shared_limits import PATIENCE, TELL_EVERY
-from tests.integration.gateway_app import Gateway, bearer, running_gateway
+from tests.integration.gateway_app import ROWS, Gateway, bearer, decoded, run_form, running_gateway
 from tests.support.stack import Database, Nats, Servers
 from tests.support.waiting import eventually
 
@@ -125,6 +128,63 @@ async def test_a_gateway_that_starts_knows_what_is_spent(
     assert refused.status_code == 429
     assert 20 <= int(refused.headers["retry-after"]) <= 30
     assert remaining(passed) == 19
+
+
+async def test_a_changed_plan_holds_at_every_gateway_when_what_is_known_of_a_key_is_forgotten(
+    gateways: list[Gateway],
+) -> None:
+    account_id, key = await gateways[0].account(cents=0, requests_per_minute=None)
+    for gateway in gateways:
+        free = await ask(gateway, bearer(key))
+        assert free.headers["ratelimit-policy"] == '"default";q=100;w=10'
+
+    changed = KeepPlan(account_id=account_id, subscription="pro", reading=1)
+    await rpc(gateways[0].parts.broker, KEEP_PLAN, changed)
+    await asyncio.sleep(CACHE_SECONDS)
+
+    for gateway in gateways:
+        pro = await ask(gateway, bearer(key))
+        assert pro.headers["ratelimit-policy"] == '"default";q=2000;w=10'
+
+
+async def test_an_account_that_is_paused_submits_through_no_gateway_from_then_on(
+    gateways: list[Gateway],
+) -> None:
+    account_id, key = await gateways[0].account(cents=1_000_000)
+
+    async def submit(gateway: Gateway) -> httpx.Response:
+        return await gateway.client.post(
+            "/api/v1/runs",
+            headers=bearer(key),
+            data=run_form(),
+            files={"dataset": ("a.jsonl", ROWS)},
+        )
+
+    assert [(await submit(one)).status_code for one in gateways] == [201] * REPLICAS
+
+    await gateways[0].admin.execute(
+        "INSERT INTO billing.account (account_id, paused_reason) VALUES ($1, 'fraud')"
+        " ON CONFLICT (account_id) DO UPDATE SET paused_reason = 'fraud'",
+        account_id,
+    )
+
+    refused = [await submit(gateway) for gateway in gateways]
+    assert {answer.status_code for answer in refused} == {402}
+    assert {decoded(answer)["error"]["code"] for answer in refused} == {"payment_required"}
+
+
+async def test_a_key_that_the_operator_takes_back_is_refused_by_every_gateway(
+    gateways: list[Gateway],
+) -> None:
+    account_id, key = await gateways[0].account(cents=0)
+    (mine,) = await list_keys(gateways[0].admin, account_id=account_id)
+    for gateway in gateways:
+        assert (await ask(gateway, bearer(key))).status_code == 404
+
+    assert await revoke_key(gateways[0].admin, key_id=mine.id, now=gateways[0].clock.now())
+
+    for gateway in gateways:
+        assert (await ask(gateway, bearer(key))).status_code == 401
 
 
 async def test_without_nats_each_limits_alone_says_so_once_and_then_they_agree_again(
