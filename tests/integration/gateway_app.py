@@ -35,6 +35,7 @@ from services.gateway.access.issuers import Issuer
 from services.gateway.access.keys import create_key
 from services.gateway.access.limits import read_limits
 from services.gateway.access.oidc import IdTokens
+from services.gateway.access.peppers import Peppers
 from services.gateway.access.plans import keep_plan
 from services.gateway.access.rate_limit import SECOND, RateLimiter
 from services.gateway.access.shared_limits import PATIENCE, SharedLimits
@@ -53,6 +54,7 @@ from tests.support.stack import Database, Nats
 
 ROOT = Path(__file__).parents[2]
 PEPPER = b"pepper"
+PEPPERS = Peppers(PEPPER)
 HEARTBEAT = 0.3  # seconds, of streams
 ROWS = b"".join(
     b'{"messages": [{"role": "user", "content": "%d plus one?"},'
@@ -147,6 +149,7 @@ async def running_gateway(
     issuers: Sequence[Issuer] = (),
     provider: PaymentProvider | None = None,
     most_streams: int = MAX_STREAMS,
+    peppers: Peppers = PEPPERS,
 ) -> AsyncIterator[Gateway]:
     model = models_dir / "tiny-llama"
     model.mkdir(parents=True, exist_ok=True)
@@ -193,7 +196,7 @@ async def running_gateway(
             catalog=Catalog(read_catalog(ROOT / "catalog.toml"), models_dir, store),
             authenticator=Authenticator(
                 pool,
-                pepper=PEPPER,
+                peppers=peppers,
                 limits=limits,
                 id_tokens=IdTokens(issuers, session, now=clock.now, monotonic=clock.monotonic),
                 now=clock.now,
@@ -202,7 +205,7 @@ async def running_gateway(
             limiter=limiter,
             limits=limits,
             streams=Streams(broker, heartbeat=HEARTBEAT, most=most_streams),
-            pepper=PEPPER,
+            peppers=peppers,
             now=clock.now,
             new_id=uuid4,
             new_request_id=lambda: uuid4().hex,
