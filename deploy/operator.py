@@ -28,8 +28,8 @@ def say(line: str) -> None:
 
 
 class Installation(Struct, frozen=True, kw_only=True):
-    """The superuser's DSN, what API keys are hashed with, the services' passwords if known, and the
-    limits of plans."""
+    """The superuser's DSN, what new API keys are hashed with, the services' passwords if known, and
+    the limits of plans."""
 
     dsn: str
     key_pepper: bytes

@@ -178,6 +178,19 @@ async def key_list(account_id: UUID, /, *, data: Data = HERE) -> None:
             )
 
 
+@key.command(name="stale")
+async def key_stale(*, data: Data = HERE) -> None:
+    """Show the active keys that are hashed with another pepper than that of now: they are void once
+    no gateway is given it. A key is hashed anew when it is used."""
+    target = installation(os.environ, data)
+    async with connected(target.dsn) as connection:
+        stale = await keys.stale_keys(connection, pepper=target.key_pepper, now=datetime.now(UTC))
+    for one in stale:
+        used = f"used last {one.last_used_at:%F}" if one.last_used_at else "never used"
+        say(f"{one.id}  of {one.account_id}  {used}")
+    say(f"{len(stale)} keys are hashed with another pepper" if stale else "no key is")
+
+
 @key.command(name="revoke")
 async def key_revoke(key_id: UUID, /, *, data: Data = HERE) -> None:
     """Refuse a key from now on; when this has returned, every gateway does."""

@@ -45,8 +45,8 @@ def declare(stream: str) -> tuple[str, ...]:
 
 PERMISSIONS: dict[str, Permissions] = {
     "gateway": Permissions(
-        publish=("rpc.>", "nudge.outbox"),
-        subscribe=("rpc.gateway.>", "live.>"),
+        publish=("rpc.>", "nudge.outbox", "limits.>"),
+        subscribe=("rpc.gateway.>", "live.>", "limits.>"),
     ),
     "billing": Permissions(
         publish=("nudge.outbox", "rpc.gateway.keep_plan", *consume(EVENTS_STREAM)),

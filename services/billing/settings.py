@@ -10,7 +10,8 @@ from services.billing.stripe_provider import API_BASE, StripeProvider
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """Cards are taken where there are a key of Stripe's and the secret that it signs events with.
+    """Cards are taken where there are a key of Stripe's and the secret that it signs events with,
+    or, while that one is changed, several with commas between them.
     ``public_url`` is where people reach the gateway; pages of Stripe's lead back there."""
 
     database_url: str
@@ -28,14 +29,14 @@ def connect_provider(settings: Settings, currency: str) -> StripeProvider | None
     """None where the operator has connected none. SettingsError for half a connection."""
     if settings.stripe_api_key is None:
         return None
-    if settings.stripe_webhook_secret is None:
+    if not (settings.stripe_webhook_secret or "").strip(", "):
         raise SettingsError(
             "There is a key of Stripe's, but not the secret that it signs events with: set"
             " TUNEYARD_STRIPE_WEBHOOK_SECRET, which the page of the webhook endpoint shows."
         )
     return StripeProvider(
         api_key=settings.stripe_api_key,
-        webhook_secret=settings.stripe_webhook_secret,
+        webhook_secret=settings.stripe_webhook_secret or "",
         api_base=settings.stripe_api_base,
         currency=currency,
         plans=read_plans(settings.prices),

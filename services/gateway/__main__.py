@@ -31,8 +31,10 @@ from services.gateway.access.auth import Authenticator
 from services.gateway.access.issuers import IssuersError, read_issuers
 from services.gateway.access.limits import LimitsError, read_limits
 from services.gateway.access.oidc import IdTokens
+from services.gateway.access.peppers import PepperError, peppers_of
 from services.gateway.access.plans import keep_plan
 from services.gateway.access.rate_limit import RateLimiter
+from services.gateway.access.shared_limits import PATIENCE, SharedLimits
 from services.gateway.app import create_app
 from services.gateway.catalog import Catalog, CatalogError, read_catalog
 from services.gateway.dataset_rows import remove_deleted
@@ -60,7 +62,7 @@ async def main() -> None:
     models = read_catalog(settings.catalog)
     limits = read_limits(settings.limits)
     issuers = read_issuers(settings.oidc) if settings.oidc else ()
-    pepper = bytes.fromhex(settings.key_pepper)
+    peppers = peppers_of(settings.key_pepper, settings.key_pepper_previous)
     broker = make_broker(settings.nats_url)
     answer_pings(broker, "gateway")
     async with AsyncExitStack() as stack:
@@ -76,6 +78,9 @@ async def main() -> None:
         # Under the name that the hub's own client reads in the trainer: one token, set once.
         hub_token = os.environ.get("HF_TOKEN")
         catalog = Catalog(models, settings.models_dir, store, hub_token=hub_token)
+        limiter = RateLimiter(time.monotonic_ns)
+        shared = SharedLimits(limiter, broker, uuid4().bytes)
+        await stack.enter_async_context(every(PATIENCE, shared.be_together))
         parts = Parts(
             pool=pool,
             log=log,
@@ -84,16 +89,16 @@ async def main() -> None:
             catalog=catalog,
             authenticator=Authenticator(
                 pool,
-                pepper=pepper,
+                peppers=peppers,
                 limits=limits,
                 id_tokens=IdTokens(issuers, issuer_session, now=now, monotonic=time.monotonic),
                 now=now,
                 monotonic=time.monotonic,
             ),
-            limiter=RateLimiter(time.monotonic_ns),
+            limiter=limiter,
             limits=limits,
             streams=Streams(broker),
-            pepper=pepper,
+            peppers=peppers,
             now=now,
             new_id=uuid4,
             new_request_id=lambda: f"{getrandbits(128):032x}",
@@ -143,5 +148,5 @@ async def serve(parts: Parts, listen: str) -> None:
 if __name__ == "__main__":
     try:
         uvloop.run(main())
-    except (SettingsError, CatalogError, LimitsError, IssuersError) as error:
+    except (SettingsError, CatalogError, LimitsError, IssuersError, PepperError) as error:
         sys.exit(str(error))

@@ -14,6 +14,7 @@ from libs.objectstore import ObjectStore
 from services.gateway.access.accounts import Caller
 from services.gateway.access.auth import Authenticator
 from services.gateway.access.limits import Limits
+from services.gateway.access.peppers import Peppers
 from services.gateway.access.rate_limit import RateLimiter
 from services.gateway.catalog import Catalog
 from services.gateway.http.errors import not_found
@@ -24,7 +25,7 @@ Asked = Request[Any, Any, Any]
 
 class Parts(Struct, frozen=True, kw_only=True):
     """``now`` is UTC; ``new_id`` gives random UUIDs. A request id names one request in the logs;
-    nothing depends on nobody guessing it. ``pepper`` is what API keys are hashed with."""
+    nothing depends on nobody guessing it. ``peppers`` are what API keys are hashed with."""
 
     pool: Any
     log: GroupCommit
@@ -35,7 +36,7 @@ class Parts(Struct, frozen=True, kw_only=True):
     limiter: RateLimiter
     limits: Limits
     streams: Streams
-    pepper: bytes
+    peppers: Peppers
     now: Callable[[], datetime]
     new_id: Callable[[], UUID]
     new_request_id: Callable[[], str]

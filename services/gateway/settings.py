@@ -6,8 +6,9 @@ from msgspec import Struct
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """``key_pepper`` is hex; without it, keys in a stolen database can't be tried. ``oidc`` names
-    the issuers whose ID tokens are taken; without it, only keys are."""
+    """``key_pepper`` is hex; without it, keys in a stolen database can't be tried. While it is
+    changed, ``key_pepper_previous`` has the other one. ``oidc`` names the issuers whose ID tokens
+    are taken; without it, only keys are."""
 
     database_url: str
     nats_url: str
@@ -19,6 +20,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     catalog: Path
     models_dir: Path
     limits: Path
+    key_pepper_previous: str | None = None
     oidc: Path | None = None
     listen: str = "127.0.0.1:8080"
     log_level: str = "info"

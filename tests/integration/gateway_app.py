@@ -22,6 +22,7 @@ from deploy.local.program import free_port
 from deploy.local.s3 import S3Settings
 from libs.bus.broker import make_broker
 from libs.bus.rpc import answer
+from libs.bus.service import every
 from libs.contracts.gateway_rpc import KEEP_PLAN
 from libs.eventlog.connection import connect, create_pool
 from libs.eventlog.groupcommit import GroupCommit
@@ -34,8 +35,10 @@ from services.gateway.access.issuers import Issuer
 from services.gateway.access.keys import create_key
 from services.gateway.access.limits import read_limits
 from services.gateway.access.oidc import IdTokens
+from services.gateway.access.peppers import Peppers
 from services.gateway.access.plans import keep_plan
 from services.gateway.access.rate_limit import SECOND, RateLimiter
+from services.gateway.access.shared_limits import PATIENCE, SharedLimits
 from services.gateway.app import create_app
 from services.gateway.catalog import Catalog, read_catalog
 from services.gateway.http.protocol import http_protocol
@@ -51,6 +54,7 @@ from tests.support.stack import Database, Nats
 
 ROOT = Path(__file__).parents[2]
 PEPPER = b"pepper"
+PEPPERS = Peppers(PEPPER)
 HEARTBEAT = 0.3  # seconds, of streams
 ROWS = b"".join(
     b'{"messages": [{"role": "user", "content": "%d plus one?"},'
@@ -145,6 +149,7 @@ async def running_gateway(
     issuers: Sequence[Issuer] = (),
     provider: PaymentProvider | None = None,
     most_streams: int = MAX_STREAMS,
+    peppers: Peppers = PEPPERS,
 ) -> AsyncIterator[Gateway]:
     model = models_dir / "tiny-llama"
     model.mkdir(parents=True, exist_ok=True)
@@ -180,6 +185,9 @@ async def running_gateway(
         store = await enter(ObjectStore(store_settings(s3)))
         session = await enter(aiohttp.ClientSession())
         limits = read_limits(ROOT / "limits.toml")
+        limiter = RateLimiter(lambda: int(clock.monotonic() * SECOND))
+        shared = SharedLimits(limiter, broker, uuid4().bytes)
+        await enter(every(PATIENCE, shared.be_together))
         parts = Parts(
             pool=pool,
             log=await enter(GroupCommit(partial(connect, database.dsn("gateway")))),
@@ -188,16 +196,16 @@ async def running_gateway(
             catalog=Catalog(read_catalog(ROOT / "catalog.toml"), models_dir, store),
             authenticator=Authenticator(
                 pool,
-                pepper=PEPPER,
+                peppers=peppers,
                 limits=limits,
                 id_tokens=IdTokens(issuers, session, now=clock.now, monotonic=clock.monotonic),
                 now=clock.now,
                 monotonic=clock.monotonic,
             ),
-            limiter=RateLimiter(lambda: int(clock.monotonic() * SECOND)),
+            limiter=limiter,
             limits=limits,
             streams=Streams(broker, heartbeat=HEARTBEAT, most=most_streams),
-            pepper=PEPPER,
+            peppers=peppers,
             now=clock.now,
             new_id=uuid4,
             new_request_id=lambda: uuid4().hex,

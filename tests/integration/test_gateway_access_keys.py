@@ -92,7 +92,7 @@ async def test_keys_begin_with_the_operators_prefix_and_those_of_before_stay_goo
             parts.pool,
             wanted,
             limits=replace(parts.limits, key_prefix=prefix),
-            pepper=parts.pepper,
+            peppers=parts.peppers,
             key_id=uuid4(),
             secret=bytes(32),
             now=parts.now(),

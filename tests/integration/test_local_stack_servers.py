@@ -149,6 +149,8 @@ def test_nats_acknowledges_only_what_is_on_the_disk(tmp_path: Path) -> None:
         ("trainer", "live.00000000-0000-0000-0000-000000000000"),
         ("gateway", "live.00000000-0000-0000-0000-000000000000"),
         ("relay", "rpc.scheduler.cancel"),
+        ("trainer", "limits.took"),
+        ("billing", "limits.spent"),
     ],
 )
 async def test_a_nats_user_may_not_say_what_is_not_its_business(
@@ -167,6 +169,7 @@ async def test_a_nats_user_may_not_say_what_is_not_its_business(
         ("gateway", "_INBOX_trainer.>"),
         ("webhooks", "_INBOX.>"),
         ("artifact", "telemetry.>"),
+        ("telemetry", "limits.>"),
     ],
 )
 async def test_a_nats_user_may_not_hear_what_is_meant_for_another(

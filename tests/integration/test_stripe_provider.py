@@ -268,5 +268,18 @@ def test_a_signed_event_is_taken_as_it_is() -> None:
     assert (event.id, event.type, bytes(event.object)) == ("evt_1", "x", b'{"id":"a"}')
 
 
+def test_while_the_secret_is_changed_either_signs_and_nothing_else_does() -> None:
+    provider = StripeProvider(api_key="sk_test_x", webhook_secret=f" whsec_next,{WEBHOOK_SECRET},")
+
+    by_former = signature(EVENT)
+    by_next = signature(EVENT, secret="whsec_next")
+    by_both = f"{by_former},{by_next.split(',')[1]}"  # as Stripe signs for a day
+    for header in (by_former, by_next, by_both):
+        assert provider.event(EVENT, header).id == "evt_1"
+    for secret in ("whsec_other", ""):
+        with pytest.raises(BadSignature):
+            provider.event(EVENT, signature(EVENT, secret=secret))
+
+
 def test_the_price_list_names_what_the_subscriptions_cost() -> None:
     assert sorted(read_plans(PRICES)) == ["plus", "pro"]

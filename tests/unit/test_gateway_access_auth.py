@@ -9,8 +9,10 @@ from services.gateway.access.auth import ASK_AGAIN, Authenticator
 from services.gateway.access.key_text import key_of
 from services.gateway.access.keys import CACHE_SECONDS
 from services.gateway.access.limits import Limits, PlanLimits
+from services.gateway.access.peppers import Peppers
 
 NOON = datetime(2026, 3, 19, 12, 0, tzinfo=UTC)
+PEPPERS = Peppers(b"pepper")
 KEY = f"Bearer {key_of(bytes(32))}".encode()
 LIMITS = Limits({"free": PlanLimits(requests_per_minute=600, burst=100, max_api_keys=3)})
 
@@ -31,6 +33,7 @@ class Rows:
             "account_id": UUID(int=2),
             "scopes": ["read"],
             "last_used_at": NOON,
+            "hashed_with": PEPPERS.mark,
             "plan": "free",
             "requests_per_minute": None,
         }
@@ -48,7 +51,7 @@ def authenticator(rows: Rows, clock: Clock) -> Authenticator:
     tokens: Any = None
     return Authenticator(
         rows,
-        pepper=b"pepper",
+        peppers=PEPPERS,
         limits=LIMITS,
         id_tokens=tokens,
         now=lambda: NOON,

@@ -8,10 +8,11 @@ from typing import Any
 from msgspec import Struct
 
 from services.gateway.access.accounts import Caller, caller_for
-from services.gateway.access.key_text import hash_of, well_formed
+from services.gateway.access.key_text import well_formed
 from services.gateway.access.keys import CACHE_SECONDS, caller_of
 from services.gateway.access.limits import Limits
 from services.gateway.access.oidc import IdTokens
+from services.gateway.access.peppers import Peppers
 from services.gateway.http.errors import ApiError
 
 TOKEN_SECONDS = 5.0
@@ -51,14 +52,14 @@ class Authenticator:
         self,
         pool: Any,
         *,
-        pepper: bytes,
+        peppers: Peppers,
         limits: Limits,
         id_tokens: IdTokens,
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
     ) -> None:
         self._pool = pool
-        self._pepper = pepper
+        self._peppers = peppers
         self._limits = limits
         self._id_tokens = id_tokens
         self._now = now
@@ -87,7 +88,7 @@ class Authenticator:
         # From before the question: an answer that a revocation has overtaken counts for as long as
         # the revocation waits, and no longer, however late it comes.
         asked = self._monotonic()
-        caller = await caller_of(self._pool, hash_of(key, self._pepper), self._limits, self._now())
+        caller = await caller_of(self._pool, key, self._peppers, self._limits, self._now())
         if caller is None:
             self._keys.pop(authorization, None)
             raise _refused()

@@ -17,6 +17,8 @@ SECRET_BYTES = 32  # as strong as the hash that it is stored under
 CHECKSUM_CHARS = 6  # 32 bits of CRC in base64
 KEY_FORM = re.compile(PREFIX_PATTERN[:-1] + r"[A-Za-z0-9_-]{49}")
 SHOWN_CHARS = 6  # behind the prefix; enough to tell an account's few keys apart
+MARK_BYTES = 4
+MARKING = b"tuneyard pepper mark\0"
 DERIVATION = b"tuneyard api key secret\0"  # keeps what is derived apart from what is hashed
 
 
@@ -49,6 +51,12 @@ def shown(key: str, prefix: str) -> str:
 def hash_of(key: str, pepper: bytes) -> bytes:
     """What is stored of a key. Without the pepper, which no database holds, it can't be tried."""
     return hmac.digest(pepper, key.encode(), "sha256")
+
+
+def mark_of(pepper: bytes) -> str:
+    """What a row says of the pepper that it is hashed with. It tells a few peppers apart, and is
+    too short to try peppers on."""
+    return hmac.digest(pepper, MARKING, "sha256")[:MARK_BYTES].hex()
 
 
 def derived_secret(pepper: bytes, key_id: UUID, idempotency_key: str) -> bytes:

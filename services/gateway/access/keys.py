@@ -10,8 +10,9 @@ from uuid import UUID, uuid5
 from msgspec import Struct
 
 from services.gateway.access.accounts import ALL_SCOPES, AccessScope, Caller
-from services.gateway.access.key_text import KEY_PREFIX, hash_of, key_of, shown
+from services.gateway.access.key_text import KEY_PREFIX, hash_of, key_of, mark_of, shown
 from services.gateway.access.limits import Limits
+from services.gateway.access.peppers import Peppers
 
 CACHE_SECONDS = 0.25
 """How long a gateway believes a key without asking. It saves nearly every query under load, and a
@@ -55,8 +56,8 @@ async def create_key(
     hashed = hash_of(key, pepper)
     await connection.execute(
         "INSERT INTO gateway.api_key"
-        " (id, account_id, name, prefix, hash, scopes, created_at, expires_at)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        " (id, account_id, name, prefix, hash, scopes, created_at, expires_at, hashed_with)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         uuid5(KEY_NAMESPACE, hashed.hex()),
         account_id,
         name,
@@ -65,6 +66,7 @@ async def create_key(
         list(scopes),
         now,
         expires_at,
+        mark_of(pepper),
     )
     return key
 
@@ -116,22 +118,53 @@ async def revoke_key(
     return bool(done)
 
 
-async def caller_of(connection: Any, hashed: bytes, limits: Limits, now: datetime) -> Caller | None:
+class StaleKey(Struct, frozen=True, kw_only=True):
+    """A key that can be used, and is hashed with another pepper than that of now."""
+
+    id: UUID
+    account_id: UUID
+    last_used_at: datetime | None
+
+
+async def stale_keys(connection: Any, *, pepper: bytes, now: datetime) -> list[StaleKey]:
+    """Which keys would be void without the pepper before this one: those not used since."""
+    rows = await connection.fetch(
+        "SELECT id, account_id, last_used_at FROM gateway.api_key"
+        " WHERE hashed_with IS DISTINCT FROM $1 AND revoked_at IS NULL"
+        " AND (expires_at IS NULL OR expires_at > $2) ORDER BY last_used_at NULLS FIRST, id",
+        mark_of(pepper),
+        now,
+    )
+    return [StaleKey(**row) for row in rows]
+
+
+async def caller_of(
+    connection: Any, key: str, peppers: Peppers, limits: Limits, now: datetime
+) -> Caller | None:
     """Whose key this is; None for one that is unknown, revoked or expired. Remembers when it was
-    used."""
+    used, and hashes it with the pepper of now."""
+    hashes = [hash_of(key, pepper) for pepper in peppers.all]
     row = await connection.fetchrow(
-        "SELECT k.id, k.account_id, k.scopes, k.last_used_at, a.plan, a.requests_per_minute"
+        "SELECT k.id, k.account_id, k.scopes, k.last_used_at, k.hashed_with, a.plan,"
+        " a.requests_per_minute"
         " FROM gateway.api_key k JOIN gateway.account a ON a.id = k.account_id"
-        " WHERE k.hash = $1 AND k.revoked_at IS NULL"
+        " WHERE k.hash = ANY($1) AND k.revoked_at IS NULL"
         " AND (k.expires_at IS NULL OR k.expires_at > $2)",
-        hashed,
+        hashes,
         now,
     )
     if row is None:
         return None
-    if row["last_used_at"] is None or now - row["last_used_at"] > USED_GRAIN:
+    last_used = row["last_used_at"]
+    fresh = last_used is not None and now - last_used <= USED_GRAIN
+    if not fresh or row["hashed_with"] != peppers.mark:
         await connection.execute(
-            "UPDATE gateway.api_key SET last_used_at = $2 WHERE id = $1", row["id"], now
+            "UPDATE gateway.api_key SET last_used_at = $2, hash = $3, hashed_with = $4"
+            " WHERE id = $1",
+            row["id"],
+            now,
+            hashes[0],
+            peppers.mark,
         )
     return Caller(
         account_id=row["account_id"],

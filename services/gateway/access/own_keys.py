@@ -13,6 +13,7 @@ from services.gateway.access.accounts import AccessScope
 from services.gateway.access.key_text import SHOWN_CHARS, derived_secret, hash_of, key_of, shown
 from services.gateway.access.keys import COLUMNS, ApiKey
 from services.gateway.access.limits import Limits
+from services.gateway.access.peppers import Peppers
 from services.gateway.http.errors import ApiError, invalid
 from services.gateway.http.pages import Page, Place, page
 from services.gateway.model import HEADER_KEY_LIFE
@@ -53,7 +54,7 @@ async def make_key(
     wanted: Wanted,
     *,
     limits: Limits,
-    pepper: bytes,
+    peppers: Peppers,
     key_id: UUID,
     secret: bytes,
     now: datetime,
@@ -71,26 +72,27 @@ async def make_key(
         if earlier is not None:
             if earlier["request_sha256"] != wanted.request_sha256:
                 return None
-            return Made(key=_shown(earlier, wanted, pepper), replayed=True)
+            return Made(key=_shown(earlier, wanted, peppers), replayed=True)
         check_life(wanted.expires_at, now)
         await _check_room(connection, wanted.account_id, limits.of(plan).max_api_keys, now)
         if wanted.idempotency_key is not None:
-            secret = derived_secret(pepper, key_id, wanted.idempotency_key)
+            secret = derived_secret(peppers.current, key_id, wanted.idempotency_key)
         key = key_of(secret, limits.key_prefix)
         row = await connection.fetchrow(
             "INSERT INTO gateway.api_key (id, account_id, name, prefix, hash, scopes, created_at,"
-            " expires_at, idempotency_sha256, request_sha256)"
-            f" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING {COLUMNS}",
+            " expires_at, idempotency_sha256, request_sha256, hashed_with)"
+            f" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING {COLUMNS}",
             key_id,
             wanted.account_id,
             wanted.name,
             shown(key, limits.key_prefix),
-            hash_of(key, pepper),
+            hash_of(key, peppers.current),
             list(wanted.scopes),
             now,
             wanted.expires_at,
             _idempotency_hash(wanted),
             wanted.request_sha256,
+            peppers.mark,
         )
     return Made(key=_created(row, key), replayed=False)
 
@@ -113,17 +115,27 @@ async def _earlier(connection: Any, wanted: Wanted, now: datetime) -> Any:
         now - HEADER_KEY_LIFE,
     )
     return await connection.fetchrow(
-        f"SELECT {COLUMNS}, request_sha256 FROM gateway.api_key"
+        f"SELECT {COLUMNS}, hash, request_sha256 FROM gateway.api_key"
         " WHERE (account_id, idempotency_sha256) = ($1, $2)",
         wanted.account_id,
         hashed,
     )
 
 
-def _shown(row: Any, wanted: Wanted, pepper: bytes) -> CreatedKey:
+def _shown(row: Any, wanted: Wanted, peppers: Peppers) -> CreatedKey:
+    """The key as it was derived then, which may have been under a former pepper. Raises ApiError
+    409 when that one is not known any more."""
     assert wanted.idempotency_key is not None
-    secret = derived_secret(pepper, row["id"], wanted.idempotency_key)
-    return _created(row, key_of(secret, row["prefix"][:-SHOWN_CHARS]))
+    for pepper in peppers.all:
+        secret = derived_secret(pepper, row["id"], wanted.idempotency_key)
+        key = key_of(secret, row["prefix"][:-SHOWN_CHARS])
+        if row["hash"] in (hash_of(key, one) for one in peppers.all):
+            return _created(row, key)
+    raise ApiError(
+        "idempotency_conflict",
+        f"The key {row['id']} was made, and can't be shown again; delete it and make another,"
+        " under a new idempotency key.",
+    )
 
 
 def _created(row: Any, key: str) -> CreatedKey:

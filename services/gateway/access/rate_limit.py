@@ -1,11 +1,12 @@
 """How many requests an account may send: a token bucket, kept as one number (GCRA).
 
 The number is the moment at which the bucket would be full again. Time is whole nanoseconds of a
-monotonic clock, so the arithmetic is exact. Each replica keeps buckets of its own: an account's
-true limit is the policy times the replicas that it reaches.
+monotonic clock, so the arithmetic is exact. What is taken at another replica is taken here as well,
+a moment later (`shared_limits`): as a duration, so that no two clocks are compared.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from uuid import UUID
 
@@ -66,21 +67,56 @@ def header_of(taken: Taken) -> Header:
 
 
 class RateLimiter:
-    """The buckets of this process. ``monotonic_ns`` is its clock."""
+    """The buckets of this process. ``monotonic_ns`` is its clock. What an account has spent is so
+    many nanoseconds until its bucket is full; more than its window where replicas that had not
+    heard of one another let more pass than one would have."""
 
     def __init__(self, monotonic_ns: Callable[[], int]) -> None:
         self._now = monotonic_ns
         self._full_at: dict[int, int] = {}
+        self._untold: dict[int, int] = {}
         self._sweep_above = MOST_BUCKETS
+        self.anything_untold = asyncio.Event()
 
     def take(self, account_id: UUID, rate: Rate) -> Taken:
         now = self._now()
         account = account_id.int  # hashed without a call into Python
         taken = take(rate, self._full_at.get(account, 0), now)
         self._full_at[account] = taken.full_at
+        if not taken.retry_after:
+            self._untold[account] = self._untold.get(account, 0) + rate.interval
+            self.anything_untold.set()
         if len(self._full_at) > self._sweep_above:
             self._sweep(now)
         return taken
+
+    def untold(self) -> dict[int, int]:
+        """What each account has taken here since this was last asked."""
+        untold, self._untold = self._untold, {}
+        self.anything_untold.clear()
+        return untold
+
+    def take_elsewhere(self, taken: Iterable[tuple[int, int]]) -> None:
+        """Take what accounts have taken at another replica."""
+        now = self._now()
+        for account, amount in taken:
+            self._full_at[account] = max(self._full_at.get(account, 0), now) + amount
+        if len(self._full_at) > self._sweep_above:
+            self._sweep(now)
+
+    def spent(self) -> dict[int, int]:
+        """What accounts have spent, those left out whose buckets are full."""
+        now = self._now()
+        return {account: at - now for account, at in self._full_at.items() if at > now}
+
+    def spend_up_to(self, spent: Iterable[tuple[int, int]]) -> None:
+        """Have each account spent as much as another replica says, or what it has if that is more:
+        both count, for the most part, the same requests."""
+        now = self._now()
+        for account, amount in spent:
+            self._full_at[account] = max(self._full_at.get(account, 0), now + amount)
+        if len(self._full_at) > self._sweep_above:
+            self._sweep(now)
 
     def _sweep(self, now: int) -> None:
         """Forget the buckets that are full: an unknown one is full as well."""

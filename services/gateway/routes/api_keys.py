@@ -84,7 +84,7 @@ async def create_api_key(request: Asked) -> Reply:
             request_sha256=digest(asked),
         ),
         limits=parts.limits,
-        pepper=parts.pepper,
+        peppers=parts.peppers,
         key_id=parts.new_id(),
         secret=secrets.token_bytes(SECRET_BYTES),
         now=parts.now(),

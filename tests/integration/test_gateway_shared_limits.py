@@ -1,0 +1,227 @@
+"""Rate limits over several gateways: one limit, however many of them an account asks."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+from deploy.local.s3 import S3Settings
+from libs.bus.rpc import ask as rpc
+from libs.contracts.gateway_rpc import KEEP_PLAN, KeepPlan
+from services.gateway.access.keys import CACHE_SECONDS, list_keys, revoke_key
+from services.gateway.access.shared_limits import PATIENCE, TELL_EVERY
+from tests.integration.gateway_app import ROWS, Gateway, bearer, decoded, run_form, running_gateway
+from tests.support.stack import Database, Nats, Servers
+from tests.support.waiting import eventually
+
+REPLICAS = 3
+SLOW = 2 * 60  # requests a minute: a burst of 20, and then two a second
+FAST = 100 * 60  # a burst of 1,000
+AT_ONCE = 12  # requests under way at a time
+UNHEARD = 60  # requests that gateways answer before they have heard of them: a few dozen
+
+
+@pytest.fixture(scope="module")
+async def own_servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Servers]:
+    """A NATS that a test may kill."""
+    servers = Servers(tmp_path_factory.mktemp("servers"))
+    yield servers
+    await servers.stop()
+
+
+@pytest.fixture(scope="module")
+async def own_nats(own_servers: Servers) -> Nats:
+    return await own_servers.nats()
+
+
+@pytest.fixture(scope="module")
+async def gateways(
+    database: Database, own_nats: Nats, s3: S3Settings, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[list[Gateway]]:
+    models: Path = tmp_path_factory.mktemp("models")
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(running_gateway(database, own_nats, s3, models))
+            for _ in range(REPLICAS)
+        ]
+
+
+async def ask(gateway: Gateway, headers: dict[str, str]) -> httpx.Response:
+    return await gateway.client.get("/v1/webhooks/none", headers=headers)
+
+
+def remaining(answer: httpx.Response) -> int:
+    return int(answer.headers["ratelimit"].split("r=")[1].split(";")[0])
+
+
+async def account(gateway: Gateway, requests_per_minute: int) -> dict[str, str]:
+    _, key = await gateway.account(cents=0, requests_per_minute=requests_per_minute)
+    return bearer(key)
+
+
+async def test_what_one_gateway_let_pass_is_gone_from_all_of_them(gateways: list[Gateway]) -> None:
+    headers = await account(gateways[0], 2)  # one at once, and one more after half a minute
+    assert (await ask(gateways[0], headers)).status_code == 404
+    await asyncio.sleep(10 * TELL_EVERY)
+
+    answers = [await ask(gateway, headers) for gateway in gateways]
+
+    assert [answer.status_code for answer in answers] == [429] * REPLICAS
+    assert {answer.headers["ratelimit-policy"] for answer in answers} == {'"default";q=1;w=30'}
+    for answer in answers:
+        assert 25 <= int(answer.headers["retry-after"]) <= 30
+        assert answer.headers["ratelimit"] == f'"default";r=0;t={answer.headers["retry-after"]}'
+
+
+async def test_sent_alternately_as_many_pass_as_through_one(gateways: list[Gateway]) -> None:
+    headers = await account(gateways[0], SLOW)
+    began = time.monotonic()
+
+    answers = [await ask(gateways[number % REPLICAS], headers) for number in range(90)]
+
+    passed = sum(answer.status_code == 404 for answer in answers)
+    refilled = 2 * (time.monotonic() - began)
+    assert 20 <= passed <= 20 + refilled + 10
+    assert {answer.status_code for answer in answers} == {404, 429}
+
+
+async def test_sent_to_all_at_once_the_burst_is_overshot_by_what_was_not_heard_of_yet(
+    gateways: list[Gateway],
+) -> None:
+    headers = await account(gateways[0], FAST)
+    began = time.monotonic()
+    wanted = iter(range(2_400))
+
+    async def send(gateway: Gateway) -> list[int]:
+        return [(await ask(gateway, headers)).status_code for _ in wanted]
+
+    sent = await asyncio.gather(*(send(gateways[n % REPLICAS]) for n in range(AT_ONCE)))
+    passed = sum(one == 404 for statuses in sent for one in statuses)
+    refilled = 100 * (time.monotonic() - began)
+
+    assert 1_000 <= passed <= 1_000 + refilled + UNHEARD
+    await asyncio.sleep(10 * TELL_EVERY)
+    left = [remaining(await ask(gateway, headers)) for gateway in gateways]
+    assert max(left) < UNHEARD, "each knows what all of them let pass"
+
+
+async def test_a_gateway_that_starts_knows_what_is_spent(
+    gateways: list[Gateway], database: Database, own_nats: Nats, s3: S3Settings, tmp_path: Path
+) -> None:
+    headers = await account(gateways[0], 2)
+    other = await account(gateways[0], SLOW)
+    assert (await ask(gateways[0], headers)).status_code == 404
+    await asyncio.sleep(10 * TELL_EVERY)
+
+    async with running_gateway(database, own_nats, s3, tmp_path) as newcomer:
+        await asyncio.sleep(10 * TELL_EVERY)
+        refused = await ask(newcomer, headers)
+        passed = await ask(newcomer, other)
+
+    assert refused.status_code == 429
+    assert 20 <= int(refused.headers["retry-after"]) <= 30
+    assert remaining(passed) == 19
+
+
+async def test_a_changed_plan_holds_at_every_gateway_when_what_is_known_of_a_key_is_forgotten(
+    gateways: list[Gateway],
+) -> None:
+    account_id, key = await gateways[0].account(cents=0, requests_per_minute=None)
+    for gateway in gateways:
+        free = await ask(gateway, bearer(key))
+        assert free.headers["ratelimit-policy"] == '"default";q=100;w=10'
+
+    changed = KeepPlan(account_id=account_id, subscription="pro", reading=1)
+    await rpc(gateways[0].parts.broker, KEEP_PLAN, changed)
+    await asyncio.sleep(CACHE_SECONDS)
+
+    for gateway in gateways:
+        pro = await ask(gateway, bearer(key))
+        assert pro.headers["ratelimit-policy"] == '"default";q=2000;w=10'
+
+
+async def test_an_account_that_is_paused_submits_through_no_gateway_from_then_on(
+    gateways: list[Gateway],
+) -> None:
+    account_id, key = await gateways[0].account(cents=1_000_000)
+
+    async def submit(gateway: Gateway) -> httpx.Response:
+        return await gateway.client.post(
+            "/api/v1/runs",
+            headers=bearer(key),
+            data=run_form(),
+            files={"dataset": ("a.jsonl", ROWS)},
+        )
+
+    assert [(await submit(one)).status_code for one in gateways] == [201] * REPLICAS
+
+    await gateways[0].admin.execute(
+        "INSERT INTO billing.account (account_id, paused_reason) VALUES ($1, 'fraud')"
+        " ON CONFLICT (account_id) DO UPDATE SET paused_reason = 'fraud'",
+        account_id,
+    )
+
+    refused = [await submit(gateway) for gateway in gateways]
+    assert {answer.status_code for answer in refused} == {402}
+    assert {decoded(answer)["error"]["code"] for answer in refused} == {"payment_required"}
+
+
+async def test_a_key_that_the_operator_takes_back_is_refused_by_every_gateway(
+    gateways: list[Gateway],
+) -> None:
+    account_id, key = await gateways[0].account(cents=0)
+    (mine,) = await list_keys(gateways[0].admin, account_id=account_id)
+    for gateway in gateways:
+        assert (await ask(gateway, bearer(key))).status_code == 404
+
+    assert await revoke_key(gateways[0].admin, key_id=mine.id, now=gateways[0].clock.now())
+
+    for gateway in gateways:
+        assert (await ask(gateway, bearer(key))).status_code == 401
+
+
+async def test_without_nats_each_limits_alone_says_so_once_and_then_they_agree_again(
+    gateways: list[Gateway], own_servers: Servers
+) -> None:
+    headers = await account(gateways[0], SLOW)
+    with capture_logs() as logs:
+        os.kill(own_servers.pid("nats"), signal.SIGSTOP)
+        try:
+            alone = [[await ask(gateway, headers) for _ in range(22)] for gateway in gateways]
+
+            async def alone_said() -> int:
+                for gateway in gateways:  # whoever is asked notices that nobody hears of it
+                    assert (await ask(gateway, gateway.headers)).status_code == 404
+                return said(logs, "alone")
+
+            await eventually(alone_said, REPLICAS.__eq__)
+            await asyncio.sleep(2.2 * PATIENCE)  # they try again, and say nothing
+        finally:
+            os.kill(own_servers.pid("nats"), signal.SIGKILL)
+        await own_servers.answers_again("nats")
+
+        async def together_said() -> int:
+            return said(logs, "again")
+
+        await eventually(together_said, REPLICAS.__eq__)
+
+    for answers in alone:
+        statuses = [answer.status_code for answer in answers]
+        assert statuses[:20] == [404] * 20
+        assert 429 in statuses
+    assert said(logs, "alone") == REPLICAS
+    headers = await account(gateways[0], 2)
+    assert (await ask(gateways[1], headers)).status_code == 404
+    await asyncio.sleep(10 * TELL_EVERY)
+    assert (await ask(gateways[2], headers)).status_code == 429
+
+
+def said(logs: Sequence[Mapping[str, object]], word: str) -> int:
+    return sum("rate limits" in str(one["event"]) and word in str(one["event"]) for one in logs)
