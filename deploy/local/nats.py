@@ -53,7 +53,10 @@ PERMISSIONS: dict[str, Permissions] = {
         subscribe=("rpc.billing.>",),
     ),
     "scheduler": Permissions(
-        publish=("nudge.outbox", *consume(EVENTS_STREAM), *consume(REPORTS_STREAM)),
+        publish=(
+            *("nudge.outbox", *consume(EVENTS_STREAM), *consume(REPORTS_STREAM)),
+            f"$JS.API.STREAM.MSG.GET.{REPORTS_STREAM}",  # which of a job's reports is next
+        ),
         subscribe=("rpc.scheduler.>",),
     ),
     # A trainer holds no secrets and decides nothing: it asks for work, uploads and reports.
