@@ -144,13 +144,15 @@ def config(
     """The server's configuration. ``passwords`` has one for every user of `PERMISSIONS`.
 
     ``sync_interval: always``: a message is on the disk before its publisher gets the
-    acknowledgement; by default JetStream would sync every two minutes.
+    acknowledgement; by default JetStream would sync every two minutes. ``ping_interval``: who is
+    frozen, or on a machine that is gone, is asked nothing more after 15 s; by default, 6 minutes.
     """
     quoted = {name: f'"{password}"' for name, password in passwords.items()}
     return (
         "server_name: tuneyard\n"
         f'listen: "127.0.0.1:{port}"\n'
         f'jetstream {{ store_dir: "{store}", sync_interval: always }}\n'
+        'ping_interval: "5s"\nping_max: 2\n'
         f"{authorization(quoted, subscribers)}"
     )
 
