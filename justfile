@@ -4,7 +4,7 @@ set positional-arguments := true
 default:
     @{{ just_executable() }} --list --unsorted
 
-# Run the whole platform here until Ctrl-C: just up [--data DIR] [--port N] [--trainers K]
+# Run the whole platform here until Ctrl-C: just up [--data DIR] [--port N] [--trainers K] [--replicas N]
 up *ARGS:
     @exec tuneyard-server up "$@"
 

@@ -28,6 +28,9 @@ from services.gateway.access import accounts, key_text, keys
 from services.gateway.access.rate_limit import MAX_REQUESTS_PER_MINUTE
 
 Port = Annotated[int, Parameter(help="The gateway's port.", validator=Number(gte=1, lte=65535))]
+Replicas = Annotated[
+    int, Parameter(help="How many of every other service.", validator=Number(gte=1, lte=16))
+]
 Trainers = Annotated[int, Parameter(help="How many trainers.", validator=Number(gte=1, lte=64))]
 PerMinute = Annotated[int, Parameter(validator=Number(gte=1, lte=MAX_REQUESTS_PER_MINUTE))]
 
@@ -47,12 +50,17 @@ for name, command_of_money in money.COMMANDS.items():
 
 
 @app.command
-def up(*, data: Data = HERE, port: Port = 8080, trainers: Trainers = 1) -> None:
-    """Run the whole platform here until Ctrl-C: PostgreSQL, NATS, S3 and every service."""
+def up(
+    *, data: Data = HERE, port: Port = 8080, trainers: Trainers = 1, replicas: Replicas = 1
+) -> None:
+    """Run the whole platform here until Ctrl-C: PostgreSQL, NATS, S3 and every service.
+
+    With several replicas the first gateway has the port, and the others print theirs.
+    """
     from deploy.local.up import up as run  # the other commands need no web client
 
     now = datetime.now(UTC)
-    asyncio.run(run(data, port=port, trainers=trainers, say=say, now=now))
+    asyncio.run(run(data, port=port, replicas=replicas, trainers=trainers, say=say, now=now))
 
 
 @app.command

@@ -22,8 +22,6 @@ SETTINGS = {
     # Everything uses TCP with a password: one way in, and no socket path that may be too long.
     "unix_socket_directories": "",
     "shared_buffers": "256MB",
-    # Seven services with small pools, the relay, an operator's psql, and a wide margin.
-    "max_connections": "200",
     "fsync": "on",
     "synchronous_commit": "on",
     "timezone": "UTC",
@@ -33,6 +31,11 @@ SETTINGS = {
     # A write burst (bench) should not force a checkpoint every few seconds.
     "max_wal_size": "2GB",
 }
+
+FEWEST_CONNECTIONS = 200
+CONNECTIONS_PER_REPLICA = 100
+"""Seven services with small pools and the relay need 70; then there is an operator's psql, and what
+PostgreSQL has not seen the end of."""
 
 
 def binaries() -> Path:
@@ -116,9 +119,11 @@ def initialise(folder: Path, *, password: str) -> None:
     unfinished.rename(folder)
 
 
-def program(folder: Path, *, port: int) -> Program:
-    """The server of an initialised cluster. SIGINT is PostgreSQL's fast shutdown."""
-    settings = SETTINGS | {"port": str(port)}
+def program(folder: Path, *, port: int, replicas: int = 1) -> Program:
+    """The server of an initialised cluster, for so many replicas of every service. SIGINT is
+    PostgreSQL's fast shutdown."""
+    connections = max(FEWEST_CONNECTIONS, CONNECTIONS_PER_REPLICA * replicas)
+    settings = SETTINGS | {"port": str(port), "max_connections": str(connections)}
     return Program(
         name="postgres",
         argv=(

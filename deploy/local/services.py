@@ -30,19 +30,27 @@ WITH_OBJECT_STORE = ("gateway", "artifact")
 
 
 class Stack(Struct, frozen=True, kw_only=True):
-    """One local installation: its folder, its addresses, and how much of it runs."""
+    """One local installation: its folder, its addresses, and how much of it runs. There are as
+    many processes of each service as gateways have a port."""
 
     folder: Path
     secrets: Secrets
     ports: Ports
     gateway_port: int
     trainers: int
+    further_gateways: tuple[int, ...] = ()
+    """The ports of all gateways but the first."""
     stripe: dict[str, str] = {}
     """The operator's own connection to Stripe; empty: the sandbox."""
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.gateway_port}"
+        return self.gateway_urls[0]
+
+    @property
+    def gateway_urls(self) -> list[str]:
+        ports = (self.gateway_port, *self.further_gateways)
+        return [f"http://127.0.0.1:{port}" for port in ports]
 
     @property
     def s3(self) -> s3.S3Settings:
@@ -84,8 +92,9 @@ def command(service: str) -> tuple[str, ...]:
     return (sys.executable, "-m", MODULES[service])
 
 
-def environment(stack: Stack, service: str) -> dict[str, str]:
-    """Everything a service needs to know, and nothing that it does not."""
+def environment(stack: Stack, service: str, replica: int = 0) -> dict[str, str]:
+    """Everything a service needs to know, and nothing that it does not. Replicas differ in where
+    they listen, if they do."""
     env = {"TUNEYARD_NATS_URL": stack.nats_url(service), "TUNEYARD_LOG_LEVEL": "info"}
     if service in WITH_DATABASE:
         env["TUNEYARD_DATABASE_URL"] = postgres.dsn(
@@ -104,7 +113,7 @@ def environment(stack: Stack, service: str) -> dict[str, str]:
         env |= {"TUNEYARD_MODELS_DIR": str(stack.models)}
     if service == "gateway":
         env |= {
-            "TUNEYARD_LISTEN": f"127.0.0.1:{stack.gateway_port}",
+            "TUNEYARD_LISTEN": stack.gateway_urls[replica].removeprefix("http://"),
             "TUNEYARD_KEY_PEPPER": stack.secrets.key_pepper,
             "TUNEYARD_CATALOG": str(ROOT / "catalog.toml"),
             "TUNEYARD_LIMITS": str(ROOT / "limits.toml"),
@@ -131,8 +140,8 @@ def trainer_environment(stack: Stack, trainer_id: str) -> dict[str, str]:
 
 
 def service_programs(stack: Stack) -> list[Program]:
-    """The issuer, the payments sandbox unless Stripe itself is used, and every service but the
-    trainers, each as its own process."""
+    """The issuer, the payments sandbox unless Stripe itself is used, and every replica of every
+    service but the trainers, each as its own process."""
     sandbox = payments.program(
         stack.folder, stack.secrets, port=stack.ports.sandbox, gateway_url=stack.base_url
     )
@@ -140,11 +149,21 @@ def service_programs(stack: Stack) -> list[Program]:
         issuer.program(stack.folder, port=stack.ports.issuer),
         *([] if stack.stripe else [sandbox]),
         *(
-            Program(name=name, argv=command(name), env=environment(stack, name))
+            Program(
+                name=replica_name(name, replica),
+                argv=command(name),
+                env=environment(stack, name, replica),
+            )
+            for replica in range(len(stack.gateway_urls))
             for name in MODULES
             if name != "trainer"
         ),
     ]
+
+
+def replica_name(service: str, replica: int) -> str:
+    """``gateway`` is the first one, ``gateway-2`` the next."""
+    return f"{service}-{replica + 1}" if replica else service
 
 
 def trainer_programs(stack: Stack) -> list[Program]:

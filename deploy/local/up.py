@@ -7,17 +7,26 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 
 from deploy.local import issuer, nats, payments, postgres, s3, subscribers
 from deploy.local.account import ensure_credentials
-from deploy.local.program import Program, StackError, port_is_free, wait_until, wheel_executable
+from deploy.local.program import (
+    Program,
+    StackError,
+    free_port,
+    port_is_free,
+    wait_until,
+    wheel_executable,
+)
 from deploy.local.services import (
     TINY_LLAMA,
     Stack,
     programs,
+    replica_name,
     service_programs,
     trainer_programs,
 )
@@ -40,7 +49,9 @@ SERVERS_STOP_SECONDS = 3.0
 Say = Callable[[str], None]
 
 
-async def up(folder: Path, *, port: int, trainers: int, say: Say, now: datetime) -> None:
+async def up(
+    folder: Path, *, port: int, replicas: int, trainers: int, say: Say, now: datetime
+) -> None:
     """Run the platform in ``folder`` until SIGINT or SIGTERM. `StackError` if it can't start."""
     folder = open_folder(folder)
     lock(folder)
@@ -56,6 +67,7 @@ async def up(folder: Path, *, port: int, trainers: int, say: Say, now: datetime)
         secrets=load_secrets(folder),
         ports=load_ports(folder),
         gateway_port=port,
+        further_gateways=tuple(free_port() for _ in range(replicas - 1)),
         trainers=trainers,
         stripe=payments.own_stripe(os.environ),
     )
@@ -96,12 +108,16 @@ async def start(stack: Stack, supervisor: Supervisor, say: Say, now: datetime) -
             await supervisor.start(program)
         say("services started")
         await ensure_credentials(stack, now=now)
-        await wait_until(
-            lambda: answers_well(f"{stack.base_url}/v1/readyz"),
-            what="A service",
-            log=stack.folder / "logs",
-            timeout_seconds=READY_PATIENCE_SECONDS,
-        )
+        for url in stack.gateway_urls:
+            await wait_until(
+                partial(answers_well, f"{url}/v1/readyz"),
+                what="A service",
+                log=stack.folder / "logs",
+                timeout_seconds=READY_PATIENCE_SECONDS,
+            )
+        for replica, url in enumerate(stack.gateway_urls):
+            if replica:
+                say(f"{replica_name('gateway', replica)} {url}")
         await wait_until(
             lambda: answers_well(stack.issuer_url + issuer.JWKS_PATH),
             what=issuer.NAME,
@@ -136,7 +152,7 @@ async def start_postgres(stack: Stack, supervisor: Supervisor, say: Say) -> None
     maintenance = stack.admin_dsn("postgres")
     await asyncio.to_thread(postgres.initialise, folder, password=stack.secrets.postgres_admin)
     await _start_server(
-        postgres.program(folder, port=stack.ports.postgres),
+        postgres.program(folder, port=stack.ports.postgres, replicas=len(stack.gateway_urls)),
         lambda: postgres.answers(maintenance),
         supervisor,
         say,

@@ -32,7 +32,7 @@ logger = structlog.get_logger()
 RETRY_DELAYS = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # seconds, by delivery; the last one repeats
 MAX_DELIVERIES = 30  # about 25 minutes of an outage, then an operator looks at it
 ACK_WAIT = 10.0  # seconds until the message of a process that died is delivered to another
-ALIVE_EVERY = 3.0  # seconds; a handler that takes longer says so, and keeps its message
+ALIVE_SHARE = 0.3  # of the wait; a handler that takes longer says so, and keeps its message
 MAX_SIGNS = 1_200  # an hour, longer than reading the largest result takes
 WORKERS = 16  # handlers of one type at once in one process
 PULL_TIMEOUT = 1.0  # seconds a pull waits; a pull that NATS forgot in a restart is asked again then
@@ -41,9 +41,9 @@ E = TypeVar("E", bound=Event)
 decode_envelope = msgspec.json.Decoder(Envelope).decode
 
 
-async def _say_alive(raw: Any) -> None:
+async def _say_alive(raw: Any, every: float) -> None:
     for _ in range(MAX_SIGNS):
-        await asyncio.sleep(ALIVE_EVERY)
+        await asyncio.sleep(every)
         with suppress(nats.errors.Error, OSError):
             await raw.in_progress()
 
@@ -69,6 +69,7 @@ def subscribe(
     workers: int = WORKERS,
     delays: Sequence[float] = RETRY_DELAYS,
     max_deliveries: int = MAX_DELIVERIES,
+    ack_wait: float = ACK_WAIT,
 ) -> None:
     """Call ``handle`` with the payload of every message on ``subject``, at least once."""
     letters.handlers[durable] = handle
@@ -84,7 +85,7 @@ def subscribe(
         config=ConsumerConfig(
             ack_policy=ServerAck.EXPLICIT,
             deliver_policy=DeliverPolicy.ALL,
-            ack_wait=ACK_WAIT,
+            ack_wait=ack_wait,
             max_deliver=-1,
             max_ack_pending=1_000,
         ),
@@ -92,7 +93,7 @@ def subscribe(
 
     async def deliver(message: NatsMessage) -> None:
         raw = message.raw_message
-        alive = asyncio.create_task(_say_alive(raw))
+        alive = asyncio.create_task(_say_alive(raw, ack_wait * ALIVE_SHARE))
         try:
             await handle(message.body)
         except AlreadyHandled:

@@ -1,14 +1,16 @@
 """The relay: takes committed events out of the outbox and publishes them on JetStream.
 
-One relay works at a time, under an advisory lock that dies with its connection. Rows are deleted
-after the PubAck; a relay that dies in between publishes again, and JetStream drops the repetition
-by ``Nats-Msg-Id``. Order: positions ascend within one drain; a transaction that commits late is
+One relay works at a time, under an advisory lock that dies with its session, and PostgreSQL ends
+the session of a relay that it does not hear of (docs/decisions/0026). Rows are deleted after the
+PubAck; a relay that dies in between publishes again, and JetStream drops the repetition by
+``Nats-Msg-Id``. Order: positions ascend within one drain; a transaction that commits late is
 published late, never skipped.
 """
 
 import asyncio
 import os
 import signal
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated
 
@@ -21,6 +23,7 @@ import uvloop
 from faststream.nats import NatsBroker
 from msgspec import Meta, Struct
 from nats.js import JetStreamContext
+from nats.js.api import PubAck
 
 from libs.bus.broker import make_broker
 from libs.bus.probe import probed
@@ -35,8 +38,9 @@ from libs.settings import decode_settings
 
 RELAY_LOCK = 7_205_760  # an arbitrary constant: whoever holds it is the relay
 DRAIN = 512  # rows a round; more in flight gains nothing with sync_interval: always (measured)
-POLL = 0.5  # seconds; the safety net under the nudge
-LOCK_RETRY = 1.0  # seconds until a standby asks again
+POLL = 0.3  # seconds; the safety net under the nudge, and how often PostgreSQL hears of the leader
+SILENCE = 1.2  # seconds; a leader that PostgreSQL has not heard of for so long leads no more
+LOCK_RETRY = 0.25  # seconds until a standby asks again; with the silence, under two
 PUBACK_TIMEOUT = 10.0
 RESTART_PAUSE = 0.5
 
@@ -93,13 +97,33 @@ async def drain(connection: Connection, jetstream: JetStreamContext) -> int:
             )
         )
     if acks:
-        async with asyncio.timeout(PUBACK_TIMEOUT):
-            await asyncio.gather(*acks)
+        await _acknowledged(acks, connection)
         await connection.execute(
             "DELETE FROM log.outbox WHERE position = ANY($1::bigint[])",
             [row["position"] for row in rows],
         )
     return len(rows)
+
+
+async def _acknowledged(acks: Sequence[asyncio.Future[PubAck]], connection: Connection) -> None:
+    """Wait for them, and let PostgreSQL hear of this leader: a slow NATS is not its death."""
+    waiting = asyncio.gather(*acks)
+    try:
+        async with asyncio.timeout(PUBACK_TIMEOUT):
+            while not (await asyncio.wait({waiting}, timeout=POLL))[0]:
+                await connection.execute("SELECT 1")
+            await waiting
+    finally:
+        waiting.cancel()
+
+
+async def connect_to_lead(database_url: str) -> Connection:
+    """A session, and with it its locks, that ends soon after its process falls silent, whether that
+    was killed, is frozen, or is on a machine that is gone; also while PostgreSQL sends to it."""
+    connection = await connect(database_url)
+    for setting in ("idle_session_timeout", "tcp_user_timeout"):
+        await connection.execute(f"SET {setting} = {SILENCE * 1000:.0f}")
+    return connection
 
 
 async def lead(connection: Connection, jetstream: JetStreamContext, nudged: asyncio.Event) -> None:
@@ -129,7 +153,7 @@ async def relay(broker: NatsBroker, database_url: str, *, stream_replicas: int =
         try:
             jetstream = client.jetstream(publish_async_max_pending=2 * DRAIN)
             await declare_streams(jetstream, replicas=stream_replicas)
-            connection = await connect(database_url)
+            connection = await connect_to_lead(database_url)
             await lead(connection, jetstream, nudged)
         except (
             OSError,
@@ -139,10 +163,10 @@ async def relay(broker: NatsBroker, database_url: str, *, stream_replicas: int =
             nats.js.errors.Error,
         ) as error:
             logger.warning("relay begins again", error=repr(error))
-            await asyncio.sleep(RESTART_PAUSE)
         finally:
             if connection is not None:
                 connection.terminate()
+        await asyncio.sleep(RESTART_PAUSE)  # meanwhile another may lead
 
 
 async def main() -> None:

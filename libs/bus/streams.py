@@ -66,6 +66,11 @@ def report_subject(report: Report) -> str:
     return f"reports.{type(report).__name__.lower()}.{report.job_id}"
 
 
+def reports_of(job_id: UUID) -> str:
+    """The subjects of all reports of one job."""
+    return f"reports.*.{job_id}"
+
+
 def metrics_subject(job_id: UUID) -> str:
     return f"telemetry.metrics.{job_id}"
 

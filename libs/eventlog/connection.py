@@ -15,6 +15,9 @@ SERVER_SETTINGS = {
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
+    # Milliseconds. A process that is frozen in a transaction frees what it holds, before those who
+    # wait for it give up (the deadline above); nothing of ours pauses in one.
+    "idle_in_transaction_session_timeout": "5000",
     "timezone": "UTC",
     "jit": "off",  # compiling takes longer than any of our statements
 }

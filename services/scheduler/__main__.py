@@ -21,7 +21,7 @@ from libs.eventlog.dead_letters import DeadLetters
 from libs.observability.export import observe
 from libs.observability.logs import configure_logs
 from libs.settings import SettingsError, decode_settings
-from services.scheduler import handlers, retention
+from services.scheduler import handlers, reports, retention
 from services.scheduler.settings import Settings
 
 POOL_SIZE = 12
@@ -59,10 +59,12 @@ async def main() -> None:
             service="scheduler",
             stream="REPORTS",
             subject="reports.>",
-            durable=handlers.REPORTS,
-            handle=partial(handlers.handle_report, scheduler),
+            durable=reports.REPORTS,
+            handle=partial(reports.handle_in_turn, broker, scheduler),
             letters=letters,
-            workers=1,  # one job's reports in the order in which they were sent
+            workers=1,  # with more, a job's next report would often wait for the one before it
+            delays=reports.DELAYS,
+            ack_wait=reports.WAIT,
         )
         async with every(SWEEP_EVERY, partial(handlers.reclaim_lapsed, scheduler)):
             await run_service(

@@ -26,7 +26,6 @@ from libs.contracts.scheduler_rpc import (
     LeaseRequest,
     NoWork,
 )
-from libs.contracts.trainer import AnyReport
 from libs.eventlog.append import append_in
 from libs.eventlog.connection import Connection, Pool
 from libs.eventlog.inbox import enter as enter_inbox
@@ -41,17 +40,15 @@ TRIES = 10  # conflicts on one job are few and short
 LOOKS = 3  # at the queue while a trainer waits for the answer; within its 2 s of patience
 LOOK_SECONDS = 0.5  # another replica may have queued a job without this one hearing of it
 LATE_SWEEP = timedelta(seconds=5)
-"""A sweep this late means that PostgreSQL or this process was away, and heartbeats with it."""
-REPORTS = "scheduler-reports"
+"""A sweep this late means that PostgreSQL or every scheduler was away, and heartbeats with it."""
 
 Decision = Callable[[JobState], list[JobEvent]]
 
 logger = structlog.get_logger()
-decode_report = msgspec.json.Decoder(AnyReport).decode
 
 
 class Scheduler(Struct, kw_only=True):
-    """What every verb needs. ``swept_at`` is when lapsed leases were last looked for."""
+    """What every verb needs."""
 
     pool: Pool
     now: Callable[[], datetime]
@@ -60,7 +57,6 @@ class Scheduler(Struct, kw_only=True):
     queued: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     """Set when this process has queued a job: who waits for work looks at once."""
     look_seconds: float = LOOK_SECONDS
-    swept_at: datetime | None = None
 
 
 class UnknownJob(Exception):
@@ -82,8 +78,9 @@ async def lease_job(scheduler: Scheduler, request: LeaseRequest) -> LeaseGranted
     The wait is what makes an idle trainer start at once without asking all the time.
     """
     await _reclaim_from_former(scheduler, request)
-    if (again := await _granted_before(scheduler, request)) is not None:
-        return again
+    async with scheduler.pool.acquire() as connection:
+        if (again := await _granted_before(connection, request)) is not None:
+            return again
     for _ in range(LOOKS):
         scheduler.queued.clear()
         if (granted := await _lease_next(scheduler, request)) is not None:
@@ -100,13 +97,18 @@ async def _lease_next(scheduler: Scheduler, request: LeaseRequest) -> LeaseGrant
         waiting = await queue.candidates(connection)
         for candidate in in_turn(waiting, now=now, memory_bytes=request.memory_bytes):
             async with connection.transaction():
+                # A trainer that waited in vain has asked another scheduler by now: it gets one job.
+                await queue.alone_with(connection, request.trainer_id)
+                if (again := await _granted_before(connection, request)) is not None:
+                    return again
                 if not await queue.claim(connection, candidate.job_id):
                     continue
                 head, state = await _load(connection, candidate.job_id)
                 events = model.decide_lease(state, request.trainer_id)
                 state = await _append(scheduler, connection, head, state, events)
                 if not events:
-                    continue  # the row was behind the log; it has just been brought up to it
+                    await queue.project(connection, state)  # the row was behind the log
+                    continue
                 await queue.record_lease(
                     connection,
                     state,
@@ -153,13 +155,6 @@ async def cancel_job(scheduler: Scheduler, request: CancelJob) -> Cancelling | A
     raise VersionConflict(job_stream(request.job_id))
 
 
-async def handle_report(scheduler: Scheduler, payload: bytes) -> None:
-    """A trainer's report becomes events, once, unless its lease is no longer the job's."""
-    report: AnyReport = decode_report(payload)
-    inbox = Inbox(consumer=REPORTS, event_id=report.report_id)
-    await change(scheduler, report.job_id, lambda state: model.decide_report(state, report), inbox)
-
-
 async def complete_job(scheduler: Scheduler, envelope: Envelope, event: ArtifactPublished) -> None:
     await change(
         scheduler,
@@ -180,25 +175,24 @@ async def reject_job(scheduler: Scheduler, envelope: Envelope, event: ArtifactRe
 
 async def reclaim_lapsed(scheduler: Scheduler) -> None:
     """Queue again what lost its trainer; after an outage of our own, first give everyone time."""
-    now, swept_at = scheduler.now(), scheduler.swept_at
-    async with scheduler.pool.acquire() as connection:
+    now = scheduler.now()
+    async with scheduler.pool.acquire() as connection, connection.transaction():
+        swept_at = await queue.begin_sweep(connection, now)
         if swept_at is None or now - swept_at > LATE_SWEEP:
             await queue.prolong_all(connection, model.lease_until(now))
         lapsed = await queue.lapsed_leases(connection, now)
-    scheduler.swept_at = now
     for lease in lapsed:
         await _reclaim(scheduler, lease, "the trainer stopped answering")
 
 
-async def _granted_before(scheduler: Scheduler, request: LeaseRequest) -> LeaseGranted | None:
+async def _granted_before(connection: Connection, request: LeaseRequest) -> LeaseGranted | None:
     """A lease of this very process that it does not know of: the answer was lost on its way."""
-    async with scheduler.pool.acquire() as connection:
-        for lease in await queue.leases_of(connection, request.trainer_id, request.instance_id):
-            if (lease.job_id, lease.epoch) == (request.last_job_id, request.last_epoch):
-                continue
-            _, state = await _load(connection, lease.job_id)
-            if state.leased and state.epoch == lease.epoch:
-                return _grant(state)
+    for lease in await queue.leases_of(connection, request.trainer_id, request.instance_id):
+        if (lease.job_id, lease.epoch) == (request.last_job_id, request.last_epoch):
+            continue
+        _, state = await _load(connection, lease.job_id)
+        if state.leased and state.epoch == lease.epoch:
+            return _grant(state)
     return None
 
 
@@ -262,15 +256,20 @@ async def _append(
     events: list[JobEvent],
     cause: UUID | None = None,
 ) -> JobState:
-    """Append ``events`` with the job's row and its place in the queue; the state after them."""
+    """Append ``events`` with the job's row and its place in the queue; the state after them.
+
+    Without an event nothing is written: another scheduler may have brought the queue to a later
+    state than this one, and only an append finds that out.
+    """
+    if not events:
+        return state
     now = scheduler.now()
     after = reduce(lambda s, event: fold(s, event, now), events, state)
-    if events:
-        context = Context(
-            now=now, new_id=scheduler.new_id, causation_id=cause, traceparent=state.traceparent
-        )
-        records = records_after(head, events, context, job_id=state.id, account_id=state.account_id)
-        await append_in(connection, Append(records=records, job=row_of(after)))
+    context = Context(
+        now=now, new_id=scheduler.new_id, causation_id=cause, traceparent=state.traceparent
+    )
+    records = records_after(head, events, context, job_id=state.id, account_id=state.account_id)
+    await append_in(connection, Append(records=records, job=row_of(after)))
     await queue.project(connection, after)
     return after
 

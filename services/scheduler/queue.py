@@ -94,6 +94,13 @@ async def claim(connection: Connection, job_id: UUID) -> bool:
     )
 
 
+async def alone_with(connection: Connection, trainer_id: str) -> None:
+    """Until the end of this transaction no other scheduler gives this trainer a lease."""
+    await connection.execute(
+        "SELECT pg_advisory_xact_lock(hashtextextended('scheduler:' || $1, 0))", trainer_id
+    )
+
+
 async def record_lease(
     connection: Connection, state: JobState, *, instance_id: UUID, now: datetime, until: datetime
 ) -> None:
@@ -131,6 +138,17 @@ async def renew_lease(
 
 async def ask_to_cancel(connection: Connection, job_id: UUID) -> None:
     await connection.execute("UPDATE scheduler.lease SET cancel = true WHERE job_id = $1", job_id)
+
+
+async def begin_sweep(connection: Connection, now: datetime) -> datetime | None:
+    """When any scheduler swept last, before now; others wait until this transaction has ended."""
+    swept_at: datetime | None = await connection.fetchval(
+        "INSERT INTO scheduler.sweep AS known (swept_at) VALUES ($1) ON CONFLICT (one)"
+        " DO UPDATE SET swept_at = greatest(known.swept_at, excluded.swept_at)"
+        " RETURNING old.swept_at",
+        now,
+    )
+    return swept_at
 
 
 async def lapsed_leases(connection: Connection, now: datetime) -> list[Lease]:

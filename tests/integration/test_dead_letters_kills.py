@@ -10,7 +10,8 @@ from uuid import uuid4
 
 from libs.eventlog.connection import connect, create_pool
 from libs.eventlog.dead_letters import ATTEMPTS, DeadLetters
-from services.scheduler.handlers import Scheduler, handle_report
+from services.scheduler.handlers import Scheduler
+from services.scheduler.reports import handle_report
 from tests.support.failpoints import DIED, LIVED, Arm, run_apart
 from tests.support.letters import REPORTS, Leased, bury_report, leased, starts_of
 from tests.support.stack import Database

@@ -28,6 +28,7 @@ from libs.eventlog.read import load
 from libs.eventlog.record import AlreadyHandled
 from libs.jobstate.state import JobState, decode_state, job_stream, state_of
 from services.scheduler import handlers, model
+from services.scheduler.reports import handle_report
 from tests.support.jobs import NOON, Clock, envelope, finished_result, first_append, submission
 from tests.support.stack import Database
 
@@ -78,7 +79,7 @@ async def lease(scheduler: handlers.Scheduler, request: LeaseRequest | None = No
 
 
 async def report(scheduler: handlers.Scheduler, sent: Report) -> None:
-    await handlers.handle_report(scheduler, msgspec.json.encode(sent))
+    await handle_report(scheduler, msgspec.json.encode(sent))
 
 
 async def state(scheduler: handlers.Scheduler, job_id: UUID) -> JobState:

@@ -64,9 +64,10 @@ def base_model() -> Path:
 class LocalStack:
     """One installation in ``folder``. `start`, then `credentials` name its account and key."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, replicas: int = 1, trainers: int = 1) -> None:
         self.folder = folder
         self.port = free_port()
+        self._many = ("--replicas", str(replicas), "--trainers", str(trainers))
         self._output = folder.with_name(f"{folder.name}.output")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -89,7 +90,7 @@ class LocalStack:
         command = [sys.executable, "-m", "deploy.server", "up", "--data", str(self.folder)]
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                [*command, "--port", str(self.port)],
+                [*command, "--port", str(self.port), *self._many],
                 cwd=ROOT,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -105,6 +106,13 @@ class LocalStack:
         )
         assert process.poll() is None, self._output.read_text()
         return time.monotonic() - began
+
+    @property
+    def gateway_urls(self) -> list[str]:
+        """Of every replica, once it has started; the first is ``base_url``."""
+        lines = self._output.read_text().splitlines()
+        further = [line.split()[1] for line in lines if line.startswith("gateway-")]
+        return [self.base_url, *(url for url in further if url.startswith("http"))]
 
     def stop(self) -> None:
         """Ctrl-C: everything has ended within ten seconds, with no complaint."""
@@ -182,11 +190,11 @@ class LocalStack:
 
 
 @contextmanager
-def local_stack() -> Iterator[LocalStack]:
+def local_stack(*, replicas: int = 1, trainers: int = 1) -> Iterator[LocalStack]:
     """A stack in a temporary folder, gone afterwards; its logs stay if it could not be stopped."""
     parent = Path(tempfile.mkdtemp(prefix="tuneyard-stack-"))
     parent.chmod(0o755)  # PostgreSQL runs as another user when this one is root
-    stack = LocalStack(parent / "data")
+    stack = LocalStack(parent / "data", replicas=replicas, trainers=trainers)
     try:
         stack.start()
         yield stack

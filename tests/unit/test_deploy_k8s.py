@@ -18,7 +18,7 @@ from libs.bus.streams import STREAMS
 from libs.contracts.events import EVENT_CLASSES, type_of
 from libs.jobstate.notice import NOTICE_TYPES
 from libs.settings import decode_settings
-from services.scheduler.handlers import REPORTS
+from services.scheduler.reports import REPORTS
 from tests.support.deployment import ARROWS, SETTINGS, known_variables
 from tests.support.manifests import K8S, OVERLAYS, Manifest, of_kind, pod_of, rendered
 
