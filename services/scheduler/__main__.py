@@ -62,7 +62,6 @@ async def main() -> None:
             durable=handlers.REPORTS,
             handle=partial(handlers.handle_report, scheduler),
             letters=letters,
-            workers=1,  # one job's reports in the order in which they were sent
         )
         async with every(SWEEP_EVERY, partial(handlers.reclaim_lapsed, scheduler)):
             await run_service(
