@@ -1,8 +1,8 @@
 """Fifty submissions a second for two minutes, through the whole platform, to the last capture.
 
-Every service and server is real; only training is left out (`tests.bench.through`). In the end every
-job has completed and everything that follows from it is right, or the benchmark fails and says what
-is not.
+Every service and server is real; only training is left out (`tests.bench.through`). In the end
+every job has completed and everything that follows from it is right, or the benchmark fails and
+says what is not.
 """
 
 import sys
@@ -73,9 +73,8 @@ def figures(load: Load, told: Told, waits: ending.Waits) -> list[Figure]:
         absolute("  submit to completed, p99", "s", [percentile(waits.to_completed, 99)]),
         absolute("  most jobs that had not ended", "", [max(b.jobs for b in told.backlog)]),
         absolute("  all done after the last answer", "s", [told.seconds - told.loaded_seconds]),
-        absolute(
-            "  leases lost, questions unanswered", "", [told.ended.lost + told.ended.unanswered]
-        ),
+        absolute("  attempts that were taken away", "", [told.ended.lost]),
+        absolute("  trainers' questions without an answer", "", [told.ended.unanswered]),
         *(_cpu(load, name, gauge) for name, gauge in told.gauges.items()),
         *(_memory(load, told, name, gauge) for name, gauge in told.gauges.items()),
     ]

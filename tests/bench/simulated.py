@@ -2,8 +2,8 @@
 
 They speak what `services.trainer` speaks, over its own link: ask for a lease, beat, ask for inputs
 and fetch the data set, report ``started``, publish points and lines, upload a file to S3 under a
-presigned URL, report ``finished``. Reads `Trainers` from standard input, says ``ready``, works until
-that ends, and prints an `Ended`.
+presigned URL, report ``finished``. Reads `Trainers` from standard input, says ``ready``, works
+until that ends, and prints an `Ended`.
 """
 
 import asyncio
