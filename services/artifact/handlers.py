@@ -173,13 +173,10 @@ class Desk(Struct, frozen=True, kw_only=True):
     async def _stored(self, file: ArtifactFile) -> Stored | None:
         """Hash the object only when its size is right: a wrong one needs no hash."""
         try:
-            size = await self.store.size(file.key)
-            right = size == file.size_bytes
-            return Stored(
-                size_bytes=size, sha256=await self.store.sha256(file.key) if right else ""
-            )
+            size, sha256 = await self.store.checked(file.key, file.size_bytes)
         except ObjectNotFound:
             return None
+        return Stored(size_bytes=size, sha256=sha256)
 
     async def _links(self, files: Sequence[ArtifactFile]) -> tuple[DownloadLink, ...]:
         links = []

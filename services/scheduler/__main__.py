@@ -62,7 +62,6 @@ async def main() -> None:
             durable=reports.REPORTS,
             handle=partial(reports.handle_in_turn, broker, scheduler),
             letters=letters,
-            workers=1,  # with more, a job's next report would often wait for the one before it
             delays=reports.DELAYS,
             ack_wait=reports.WAIT,
         )

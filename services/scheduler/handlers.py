@@ -1,8 +1,6 @@
 """The scheduler's verbs: load a job, decide, append, and bring the queue to the new state."""
 
-import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import reduce
 from uuid import UUID
@@ -35,10 +33,11 @@ from libs.jobstate.state import JobState, fold, job_stream, row_of, state_of
 from libs.observability.trace import continued
 from services.scheduler import model, queue
 from services.scheduler.fairness import in_turn
+from services.scheduler.idle import Idle, InOrder
 
 TRIES = 10  # conflicts on one job are few and short
 LOOKS = 3  # at the queue while a trainer waits for the answer; within its 2 s of patience
-LOOK_SECONDS = 0.5  # another replica may have queued a job without this one hearing of it
+LOOK_SECONDS = 0.5  # another replica may have queued a job, or one been woken that it does not fit
 LATE_SWEEP = timedelta(seconds=5)
 """A sweep this late means that PostgreSQL or every scheduler was away, and heartbeats with it."""
 
@@ -54,8 +53,8 @@ class Scheduler(Struct, kw_only=True):
     now: Callable[[], datetime]
     new_id: Callable[[], UUID]
     committed: Callable[[], None]
-    queued: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
-    """Set when this process has queued a job: who waits for work looks at once."""
+    idle: Idle = msgspec.field(default_factory=Idle)
+    reports: InOrder = msgspec.field(default_factory=InOrder)
     look_seconds: float = LOOK_SECONDS
 
 
@@ -69,7 +68,7 @@ async def enqueue_job(scheduler: Scheduler, envelope: Envelope, _event: JobSubmi
         await enter_inbox(connection, inbox_of(envelope, JobSubmitted))
         _, state = await _load(connection, envelope.job_id)
         await queue.project(connection, state)
-    scheduler.queued.set()
+    scheduler.idle.wake()
 
 
 async def lease_job(scheduler: Scheduler, request: LeaseRequest) -> LeaseGranted | NoWork:
@@ -77,29 +76,35 @@ async def lease_job(scheduler: Scheduler, request: LeaseRequest) -> LeaseGranted
 
     The wait is what makes an idle trainer start at once without asking all the time.
     """
-    await _reclaim_from_former(scheduler, request)
     async with scheduler.pool.acquire() as connection:
-        if (again := await _granted_before(connection, request)) is not None:
-            return again
+        held = await queue.leases_of(connection, request.trainer_id)
+        again = await _granted_before(connection, request, held)
+    for lease in held:
+        if lease.instance_id != request.instance_id:
+            await _reclaim(scheduler, lease, "the trainer was restarted")
+    if again is not None:
+        return again
     for _ in range(LOOKS):
-        scheduler.queued.clear()
-        if (granted := await _lease_next(scheduler, request)) is not None:
-            return granted
-        with suppress(TimeoutError):
-            async with asyncio.timeout(scheduler.look_seconds):
-                await scheduler.queued.wait()
+        waiter, granted = scheduler.idle.enter(), None
+        try:
+            if (granted := await _lease_next(scheduler, request)) is not None:
+                return granted
+            await scheduler.idle.woken(waiter, scheduler.look_seconds)
+        finally:
+            scheduler.idle.leave(waiter, has_work=granted is not None)
     return NoWork(retry_after_seconds=0.0)
 
 
 async def _lease_next(scheduler: Scheduler, request: LeaseRequest) -> LeaseGranted | None:
     now = scheduler.now()
     async with scheduler.pool.acquire() as connection:
-        waiting = await queue.candidates(connection)
+        waiting = await queue.candidates(connection, memory_bytes=request.memory_bytes, now=now)
         for candidate in in_turn(waiting, now=now, memory_bytes=request.memory_bytes):
             async with connection.transaction():
                 # A trainer that waited in vain has asked another scheduler by now: it gets one job.
                 await queue.alone_with(connection, request.trainer_id)
-                if (again := await _granted_before(connection, request)) is not None:
+                held = await queue.leases_of(connection, request.trainer_id)
+                if (again := await _granted_before(connection, request, held)) is not None:
                     return again
                 if not await queue.claim(connection, candidate.job_id):
                     continue
@@ -185,22 +190,18 @@ async def reclaim_lapsed(scheduler: Scheduler) -> None:
         await _reclaim(scheduler, lease, "the trainer stopped answering")
 
 
-async def _granted_before(connection: Connection, request: LeaseRequest) -> LeaseGranted | None:
+async def _granted_before(
+    connection: Connection, request: LeaseRequest, held: Sequence[queue.Held]
+) -> LeaseGranted | None:
     """A lease of this very process that it does not know of: the answer was lost on its way."""
-    for lease in await queue.leases_of(connection, request.trainer_id, request.instance_id):
-        if (lease.job_id, lease.epoch) == (request.last_job_id, request.last_epoch):
+    for lease in held:
+        known = (lease.job_id, lease.epoch) == (request.last_job_id, request.last_epoch)
+        if known or lease.instance_id != request.instance_id:
             continue
         _, state = await _load(connection, lease.job_id)
         if state.leased and state.epoch == lease.epoch:
             return _grant(state)
     return None
-
-
-async def _reclaim_from_former(scheduler: Scheduler, request: LeaseRequest) -> None:
-    async with scheduler.pool.acquire() as connection:
-        held = await queue.leases_of_former(connection, request.trainer_id, request.instance_id)
-    for lease in held:
-        await _reclaim(scheduler, lease, "the trainer was restarted")
 
 
 async def _reclaim(scheduler: Scheduler, lease: queue.Lease, reason: str) -> None:

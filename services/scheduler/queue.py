@@ -7,21 +7,42 @@ from msgspec import Struct
 
 from libs.eventlog.connection import Connection
 from libs.jobstate.state import ENDED, JobState
-from services.scheduler.fairness import Candidate, memory_needed
+from services.scheduler.fairness import (
+    AGED,
+    MAX_LEASED_PER_ACCOUNT,
+    Candidate,
+    memory_needed,
+)
 
+LOOKED_AT = 32
+"""Candidates of each kind that one look considers, in turn: more than schedulers that look at the
+same time may have locked already."""
+
+# Accounts come in turn from an index, each with its oldest waiting job, and no more of them than
+# are looked at: the cost depends neither on how many jobs wait nor on how many accounts. The oldest
+# standard jobs of all stand beside them: their age may have made them urgent.
 CANDIDATES_SQL = """
-SELECT w.*, coalesce(l.leased, 0) AS leased, t.served_at
-FROM (
-    SELECT DISTINCT ON (priority, account_id)
-           job_id, account_id, priority, submitted_at, memory_bytes
-    FROM scheduler.queue WHERE status = 'waiting'
-    ORDER BY priority, account_id, submitted_at
-) w
-LEFT JOIN (
-    SELECT account_id, count(*) AS leased FROM scheduler.queue
-    WHERE status = 'leased' GROUP BY account_id
-) l USING (account_id)
-LEFT JOIN scheduler.turn t USING (account_id)
+(SELECT oldest.*, t.leased, t.served_at
+ FROM scheduler.turn t CROSS JOIN LATERAL (
+     SELECT job_id, account_id, priority, submitted_at, memory_bytes FROM scheduler.queue q
+     WHERE q.status = 'waiting' AND q.priority AND q.account_id = t.account_id
+     ORDER BY q.submitted_at LIMIT 1) oldest
+ WHERE t.priority > 0 AND t.leased < $2 AND oldest.memory_bytes <= $1
+ ORDER BY t.leased, t.served_at NULLS FIRST LIMIT $3)
+UNION
+(SELECT oldest.*, t.leased, t.served_at
+ FROM scheduler.turn t CROSS JOIN LATERAL (
+     SELECT job_id, account_id, priority, submitted_at, memory_bytes FROM scheduler.queue q
+     WHERE q.status = 'waiting' AND NOT q.priority AND q.account_id = t.account_id
+     ORDER BY q.submitted_at LIMIT 1) oldest
+ WHERE t.standard > 0 AND t.leased < $2 AND oldest.memory_bytes <= $1
+ ORDER BY t.leased, t.served_at NULLS FIRST LIMIT $3)
+UNION
+(SELECT q.job_id, q.account_id, q.priority, q.submitted_at, q.memory_bytes, t.leased, t.served_at
+ FROM scheduler.queue q JOIN scheduler.turn t USING (account_id)
+ WHERE q.status = 'waiting' AND NOT q.priority AND q.submitted_at <= $4
+   AND t.leased < $2 AND q.memory_bytes <= $1
+ ORDER BY q.submitted_at LIMIT $3)
 """
 
 
@@ -40,6 +61,12 @@ class Lease(Struct, frozen=True, kw_only=True):
     job_id: UUID
     epoch: int
     trainer_id: str
+
+
+class Held(Lease, frozen=True, kw_only=True):
+    """``instance_id``: of the trainer's process that was given it."""
+
+    instance_id: UUID
 
 
 def queue_row(state: JobState) -> QueueRow | None:
@@ -78,9 +105,14 @@ async def project(connection: Connection, state: JobState) -> None:
         await connection.execute("DELETE FROM scheduler.lease WHERE job_id = $1", state.id)
 
 
-async def candidates(connection: Connection) -> list[Candidate]:
-    """The oldest waiting job of every account, by priority class."""
-    return [Candidate(**row) for row in await connection.fetch(CANDIDATES_SQL)]
+async def candidates(
+    connection: Connection, *, memory_bytes: int, now: datetime
+) -> list[Candidate]:
+    """Jobs that fit the trainer, those of the accounts that are next among them."""
+    rows = await connection.fetch(
+        CANDIDATES_SQL, memory_bytes, MAX_LEASED_PER_ACCOUNT, LOOKED_AT, now - AGED
+    )
+    return [Candidate(**row) for row in rows]
 
 
 async def claim(connection: Connection, job_id: UUID) -> bool:
@@ -160,28 +192,13 @@ async def lapsed_leases(connection: Connection, now: datetime) -> list[Lease]:
     return [Lease(**row) for row in rows]
 
 
-async def leases_of(connection: Connection, trainer_id: str, instance_id: UUID) -> list[Lease]:
-    """What this very process of a trainer holds."""
+async def leases_of(connection: Connection, trainer_id: str) -> list[Held]:
+    """What a trainer holds, in this process or in one before it."""
     rows = await connection.fetch(
-        "SELECT job_id, epoch, trainer_id FROM scheduler.lease"
-        " WHERE trainer_id = $1 AND instance_id = $2",
+        "SELECT job_id, epoch, trainer_id, instance_id FROM scheduler.lease WHERE trainer_id = $1",
         trainer_id,
-        instance_id,
     )
-    return [Lease(**row) for row in rows]
-
-
-async def leases_of_former(
-    connection: Connection, trainer_id: str, instance_id: UUID
-) -> list[Lease]:
-    """What a trainer's earlier process held: that process is gone."""
-    rows = await connection.fetch(
-        "SELECT job_id, epoch, trainer_id FROM scheduler.lease"
-        " WHERE trainer_id = $1 AND instance_id <> $2",
-        trainer_id,
-        instance_id,
-    )
-    return [Lease(**row) for row in rows]
+    return [Held(**row) for row in rows]
 
 
 async def prolong_all(connection: Connection, until: datetime) -> None:

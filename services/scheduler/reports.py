@@ -44,10 +44,11 @@ _decode = msgspec.json.Decoder(AnyReport).decode
 async def handle_in_turn(broker: NatsBroker, scheduler: Scheduler, payload: bytes) -> None:
     """Handle a report when its turn has come. Raises OutOfTurn when that takes too long."""
     report = _decode_name(payload)
-    for _ in range(LOOKS):
-        if await _first(broker, report.job_id) in (report.report_id, None):
-            return await handle_report(scheduler, payload)
-        await asyncio.sleep(LOOK_SECONDS)
+    async with scheduler.reports.turn(report.job_id):
+        for _ in range(LOOKS):
+            if await _first(broker, report.job_id) in (report.report_id, None):
+                return await handle_report(scheduler, payload)
+            await asyncio.sleep(LOOK_SECONDS)
     raise OutOfTurn(f"report {report.report_id} of job {report.job_id} waits for an earlier one")
 
 

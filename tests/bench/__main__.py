@@ -12,7 +12,18 @@ from rich.console import Console
 
 from tests.bench.figures import QUICK, Figure, Size, table
 
-Name = Literal["append", "reads", "submit", "stream", "webhooks", "cold", "growth", "finetune"]
+Name = Literal[
+    "append",
+    "reads",
+    "submit",
+    "stream",
+    "webhooks",
+    "cold",
+    "growth",
+    "jobs",
+    "capacity",
+    "finetune",
+]
 ALL: tuple[Name, ...] = get_args(Name)
 
 app = App(name="just bench", help=__doc__, version_flags=[])

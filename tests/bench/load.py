@@ -52,7 +52,7 @@ class Measured(Struct, frozen=True, kw_only=True):
 
 class Connection(asyncio.Protocol):
     def __init__(self, requests: list[Request], end: float) -> None:
-        self._messages = [_head_and_body(request) for request in requests]
+        self._messages = [head_and_body(request) for request in requests]
         self._end = end
         self._received = b""
         self._asked_at = 0.0
@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol):
             self.done.set_exception(error or ConnectionError("the server closed the connection"))
 
 
-def _head_and_body(request: Request) -> tuple[bytes, bytes]:
+def head_and_body(request: Request) -> tuple[bytes, bytes]:
     """The head still has a ``%d`` for the length of its body."""
     method = "GET" if request.body is None else "POST"
     lines = [f"{method} {request.path} HTTP/1.1", "Host: 127.0.0.1"]

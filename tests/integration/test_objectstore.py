@@ -18,6 +18,7 @@ from libs.objectstore import (
     ObjectStoreSettings,
     StoreUnavailable,
 )
+from libs.objectstore.store import READ_BYTES
 from libs.objectstore.upload import PART_BYTES
 from tests.support.objects import has_unfinished_upload, store_settings
 
@@ -56,6 +57,21 @@ async def test_what_is_put_can_be_read_measured_hashed_and_deleted(
     assert await store.sha256(key) == hashlib.sha256(b"hello").hexdigest()
     await store.delete(key)
     assert not await exists(store, key)
+
+
+async def test_an_object_is_hashed_if_it_has_the_size_that_it_should_have(
+    store: ObjectStore, key: str
+) -> None:
+    body = bytes(3 * READ_BYTES + 1)
+    await store.put(key, body)
+    assert await store.checked(key, len(body)) == (len(body), hashlib.sha256(body).hexdigest())
+    for other in (0, len(body) - 1, len(body) + 1):
+        assert await store.checked(key, other) == (len(body), "")
+    await store.put(key, b"")
+    assert await store.checked(key, 0) == (0, hashlib.sha256(b"").hexdigest())
+    await store.delete(key)
+    with pytest.raises(ObjectNotFound):
+        await store.checked(key, 0)
 
 
 async def test_putting_again_replaces_and_deleting_again_is_harmless(
