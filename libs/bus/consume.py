@@ -18,6 +18,7 @@ from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 from nats.js.api import AckPolicy as ServerAck
 from nats.js.api import ConsumerConfig, DeliverPolicy
+from opentelemetry.trace import SpanKind
 
 from libs.bus.broker import inbox_prefix
 from libs.bus.streams import events_of
@@ -25,6 +26,8 @@ from libs.contracts.base import Envelope, Event
 from libs.contracts.events import type_of
 from libs.eventlog.dead_letters import DeadLetters
 from libs.eventlog.record import AlreadyHandled
+from libs.observability.durations import OUTCOME, PROCESS, timed
+from libs.observability.spans import Attributes, current_span, span
 from libs.observability.trace import continued
 
 logger = structlog.get_logger()
@@ -35,6 +38,7 @@ ACK_WAIT = 10.0  # seconds until the message of a process that died is delivered
 ALIVE_SHARE = 0.3  # of the wait; a handler that takes longer says so, and keeps its message
 MAX_SIGNS = 1_200  # an hour, longer than reading the largest result takes
 WORKERS = 16  # handlers of one type at once in one process
+AGAIN = "tried again"
 PULL_TIMEOUT = 1.0  # seconds a pull waits; a pull that NATS forgot in a restart is asked again then
 
 E = TypeVar("E", bound=Event)
@@ -91,40 +95,64 @@ def subscribe(
         ),
     )
 
+    attributes: Attributes = {
+        "messaging.system": "nats",
+        "messaging.operation.type": "process",
+        "messaging.consumer.group.name": durable,
+    }
+
     async def deliver(message: NatsMessage) -> None:
         raw = message.raw_message
         alive = asyncio.create_task(_say_alive(raw, ack_wait * ALIVE_SHARE))
-        try:
-            await handle(message.body)
-        except AlreadyHandled:
-            await raw.ack()
-        except Exception as error:
-            tries = raw.metadata.num_delivered
-            hopeless = isinstance(error, msgspec.DecodeError | UnicodeDecodeError)
-            logger.warning(
-                "message not handled",
-                consumer=durable,
-                tries=tries,
-                error=repr(error),
-                exc_info=True,
-            )
-            if hopeless or tries >= max_deliveries:
-                await letters.bury(
-                    consumer=durable,
-                    subject=raw.subject,
-                    payload=message.body,
-                    error=repr(error),
-                    tries=tries,
-                )
+        with (
+            continued(message.headers.get("traceparent")),
+            span(f"process {durable}", SpanKind.CONSUMER, attributes) as processing,
+            timed(PROCESS, {**attributes, OUTCOME: "broken off"}) as timing,
+        ):
+            try:
+                await handle(message.body)
+                outcome = "handled"
+            except AlreadyHandled:
+                outcome = "handled before"
+            except Exception as error:
+                processing.fail(error)
+                outcome = await _give_back(message, error, durable, letters, delays, max_deliveries)
+            finally:
+                alive.cancel()
+            timing.attributes[OUTCOME] = outcome
+            processing.describe({OUTCOME: outcome})
+            if outcome != AGAIN:
                 await raw.ack()
-            else:
-                await raw.nak(delay=delays[min(tries, len(delays)) - 1])
-        else:
-            await raw.ack()
-        finally:
-            alive.cancel()
 
     subscriber(deliver)
+
+
+async def _give_back(
+    message: NatsMessage,
+    error: Exception,
+    durable: str,
+    letters: DeadLetters,
+    delays: Sequence[float],
+    max_deliveries: int,
+) -> str:
+    """Have it delivered again, later; or bury it, for it to be acknowledged."""
+    raw = message.raw_message
+    tries = raw.metadata.num_delivered
+    hopeless = isinstance(error, msgspec.DecodeError | UnicodeDecodeError)
+    logger.warning(
+        "message not handled", consumer=durable, tries=tries, error=repr(error), exc_info=error
+    )
+    if not hopeless and tries < max_deliveries:
+        await raw.nak(delay=delays[min(tries, len(delays)) - 1])
+        return AGAIN
+    await letters.bury(
+        consumer=durable,
+        subject=raw.subject,
+        payload=message.body,
+        error=repr(error),
+        tries=tries,
+    )
+    return "buried"
 
 
 def consume(
@@ -141,6 +169,7 @@ def consume(
     async def handle(payload: bytes) -> None:
         envelope = decode_envelope(payload)
         with continued(envelope.traceparent, job_id=str(envelope.job_id)):
+            current_span().set(job_id=str(envelope.job_id), event_id=str(envelope.event_id))
             await handler(envelope, decode(envelope.data))
 
     subscribe(

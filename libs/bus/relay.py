@@ -24,6 +24,7 @@ from faststream.nats import NatsBroker
 from msgspec import Meta, Struct
 from nats.js import JetStreamContext
 from nats.js.api import PubAck
+from opentelemetry.trace import SpanKind
 
 from libs.bus.broker import make_broker
 from libs.bus.probe import probed
@@ -32,8 +33,9 @@ from libs.bus.streams import NUDGE, declare_streams, event_subject
 from libs.contracts.base import Envelope
 from libs.eventlog.connection import Connection, connect
 from libs.eventlog.read import decode_meta
-from libs.observability.export import observe
+from libs.observability.export import observe, say_farewell
 from libs.observability.logs import configure_logs
+from libs.observability.spans import begun
 from libs.settings import decode_settings
 
 RELAY_LOCK = 7_205_760  # an arbitrary constant: whoever holds it is the relay
@@ -53,6 +55,8 @@ FROM (SELECT position FROM log.outbox ORDER BY position LIMIT $1) o
 CROSS JOIN LATERAL (SELECT * FROM log.event e WHERE e.position = o.position OFFSET 0) e
 ORDER BY o.position
 """
+
+CONVENTIONAL = {"messaging.system": "nats", "messaging.operation.type": "send"}
 
 logger = structlog.get_logger()
 
@@ -86,7 +90,11 @@ def envelope_of(row: asyncpg.Record) -> Envelope:
 
 
 async def drain(connection: Connection, jetstream: JetStreamContext) -> int:
-    """Publish what is in the outbox, at most ``DRAIN`` rows; the number of rows published."""
+    """Publish what is in the outbox, at most ``DRAIN`` rows; the number of rows published.
+
+    The header carries the trace as the event has it, and not the span of publishing: whoever
+    consumes it follows from what appended it, and a relay that dies leaves no gap between them.
+    """
     rows = await connection.fetch(TAKE_SQL, DRAIN)
     acks = []
     for row in rows:
@@ -94,13 +102,17 @@ async def drain(connection: Connection, jetstream: JetStreamContext) -> int:
         headers = {"Nats-Msg-Id": str(envelope.event_id)}
         if envelope.traceparent:
             headers["traceparent"] = envelope.traceparent
-        acks.append(
-            await jetstream.publish_async(
-                event_subject(envelope.type, envelope.job_id),
-                msgspec.json.encode(envelope),
-                headers=headers,
-            )
+        publishing = begun(
+            f"publish {envelope.type}", SpanKind.PRODUCER, CONVENTIONAL, envelope.traceparent
         )
+        publishing.set(job_id=str(envelope.job_id))
+        ack = await jetstream.publish_async(
+            event_subject(envelope.type, envelope.job_id),
+            msgspec.json.encode(envelope),
+            headers=headers,
+        )
+        ack.add_done_callback(publishing.end)
+        acks.append(ack)
     if acks:
         await _acknowledged(acks, connection)
         await connection.execute(
@@ -174,13 +186,18 @@ async def relay(broker: NatsBroker, database_url: str, *, stream_replicas: int =
         await asyncio.sleep(RESTART_PAUSE)  # meanwhile another may lead
 
 
+def leave() -> None:
+    say_farewell()
+    os._exit(0)
+
+
 async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("relay", settings.log_level)
     observe("relay", os.environ)
     # As a container's first process it would not be ended by a signal that it has not asked for.
     # It may leave in the middle of anything: who comes next publishes again.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os._exit, 0)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave)
     broker = make_broker(settings.nats_url)
     answer_pings(broker, "relay")
     await broker.start()

@@ -9,8 +9,11 @@ import nats.errors
 import structlog
 from faststream.nats import NatsBroker, NatsMessage
 from msgspec import Struct
+from opentelemetry.trace import SpanKind
 
 from libs.contracts.rpc import Ping, Pong, Rpc, ping_of
+from libs.observability.durations import OUTCOME, RPC_CLIENT, RPC_SERVER, timed
+from libs.observability.spans import Attributes, span
 from libs.observability.trace import continued, current_traceparent
 
 logger = structlog.get_logger()
@@ -25,6 +28,11 @@ Q = TypeVar("Q", bound=Struct)
 A = TypeVar("A")
 
 
+def conventional(rpc: Rpc[Q, A]) -> Attributes:
+    """What OpenTelemetry's conventions call a question."""
+    return {"rpc.system.name": "nats", "rpc.method": rpc.subject}
+
+
 class Unanswered(Exception):
     """Nobody answered in time, or the service failed. Safe to repeat: every request is."""
 
@@ -35,16 +43,23 @@ def answer(broker: NatsBroker, rpc: Rpc[Q, A], handler: Callable[[Q], Awaitable[
     async def as_it_is(message: NatsMessage) -> NatsMessage:
         return message
 
+    attributes = conventional(rpc)
     subscriber: Any = broker.subscriber(
         rpc.subject, queue=rpc.service, decoder=as_it_is, max_workers=64
     )
 
     async def deliver(message: NatsMessage) -> bytes:
-        with continued(message.headers.get("traceparent")):
+        with (
+            continued(message.headers.get("traceparent")),
+            span(rpc.subject, SpanKind.SERVER, attributes) as answering,
+            timed(RPC_SERVER, {**attributes, OUTCOME: "answered"}) as timing,
+        ):
             try:
                 return msgspec.json.encode(await handler(rpc.decode_request.decode(message.body)))
-            except Exception:
+            except Exception as error:
                 logger.exception("request not answered", subject=rpc.subject)
+                answering.fail(error)
+                timing.attributes[OUTCOME] = "failed"
                 return FAILED
 
     subscriber(deliver)
@@ -71,6 +86,24 @@ async def ask(
 
     ``patience`` is how long one who was asked may take before somebody is asked again.
     """
+    attributes = conventional(rpc)
+    with (
+        span(rpc.subject, SpanKind.CLIENT, attributes) as asking,
+        timed(RPC_CLIENT, {**attributes, OUTCOME: "given up"}) as timing,
+    ):
+        answer = await _ask(broker, rpc, request, asking, deadline, patience)
+        timing.attributes[OUTCOME] = "answered"
+        return answer
+
+
+async def _ask(
+    broker: NatsBroker,
+    rpc: Rpc[Q, A],
+    request: Q,
+    asking: span,
+    deadline: float,
+    patience: float,
+) -> A:
     payload = msgspec.json.encode(request)
     traceparent = current_traceparent()
     headers = {"traceparent": traceparent} if traceparent else None
@@ -94,6 +127,7 @@ async def ask(
                     reason = "the service failed"
                 except (TimeoutError, nats.errors.Error) as error:
                     reason = repr(error)
+                asking.happened("asks again")
                 await asyncio.sleep(RETRY_PAUSE)
     except TimeoutError as error:
         raise Unanswered(f"{rpc.subject}: {reason}") from error

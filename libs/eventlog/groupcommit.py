@@ -12,11 +12,15 @@ import asyncpg
 
 from libs.eventlog.append import Outcome, outcome, statement
 from libs.eventlog.connection import Connection
-from libs.eventlog.record import Append, VersionConflict
+from libs.eventlog.record import AlreadyHandled, Append, KeyTaken, VersionConflict
+from libs.observability.spans import span
 
 MAX_BATCH = 64  # beyond it a larger statement costs more than a second commit saves (measured)
 LANES = 2
 RECONNECT_DELAYS = (0.05, 0.2, 0.5, 1.0)  # PostgreSQL restarts in about a second
+
+CONVENTIONAL = {"db.system.name": "postgresql"}
+EXPECTED = (VersionConflict, AlreadyHandled, KeyTaken)
 
 Connect = Callable[[], Awaitable[Connection]]
 
@@ -52,12 +56,14 @@ class GroupCommit:
         Raises VersionConflict, AlreadyHandled, KeyTaken, LogUnavailable, or asyncpg.DataError
         for a value that PostgreSQL refuses.
         """
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting.append((append, future))
-        self._wake[0].set()
-        if len(self._waiting) > MAX_BATCH:
-            self._wake[1].set()
-        return await future
+        with span("append", attributes=CONVENTIONAL, expected=EXPECTED) as appending:
+            appending.set(events=" ".join(record.type for record in append.records))
+            future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            self._waiting.append((append, future))
+            self._wake[0].set()
+            if len(self._waiting) > MAX_BATCH:
+                self._wake[1].set()
+            return await future
 
     async def _run(self, lane: int) -> None:
         connection: Connection | None = None

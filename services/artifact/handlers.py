@@ -33,6 +33,8 @@ from libs.eventlog.read import load
 from libs.eventlog.record import Append, Context, Inbox, VersionConflict, records_after
 from libs.jobstate.state import JobState, decode_state
 from libs.objectstore import ObjectNotFound, ObjectStore
+from libs.observability.spans import span
+from libs.observability.trace import traceparent_within
 from services.artifact.model import (
     ARCHIVE,
     ARCHIVE_LINK,
@@ -90,18 +92,21 @@ class Desk(Struct, frozen=True, kw_only=True):
             head, verdicts = await load(connection, artifact_stream(job_id), decode_artifact_event)
         if verdicts:
             return
-        found = {
-            file.key: stored
-            for file in event.files
-            if belongs(file.key, job_id) and (stored := await self._stored(file))
-        }
+        with span("read result back") as reading:
+            found = {
+                file.key: stored
+                for file in event.files
+                if belongs(file.key, job_id) and (stored := await self._stored(file))
+            }
+            size = sum(stored.size_bytes for stored in found.values())
+            reading.set(files=len(found), size_bytes=size)
         now = self.now()
         verdict = judge(job_id, event.files, found, now=now)
         context = Context(
             now=now,
             new_id=self.new_id,
             causation_id=envelope.event_id,
-            traceparent=envelope.traceparent,
+            traceparent=traceparent_within(envelope.traceparent),
         )
         records = records_after(
             head, [verdict], context, job_id=job_id, account_id=envelope.account_id

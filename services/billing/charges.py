@@ -14,6 +14,9 @@ from msgspec import Struct
 
 from libs.contracts.base import Cents
 from libs.contracts.billing import PaymentChargeStarted, PaymentEvent, PaymentRefundFailed
+from libs.eventlog.read import decode_meta
+from libs.observability.spans import span
+from libs.observability.trace import continued
 from services.billing.accounts import hold_card
 from services.billing.decisions import (
     SavedCard,
@@ -29,6 +32,7 @@ from services.billing.payments import (
     change,
     change_knowing,
     load_payment,
+    stream_of,
 )
 from services.billing.provider import (
     ActionRequired,
@@ -64,6 +68,7 @@ UPDATE billing.payment SET tries = tries + 1, claimed_until = $2::timestamptz
     + make_interval(secs => ($3::int[])[least(tries + 1, cardinality($3))])
 WHERE job_id = $1
 """
+LAST_META_SQL = "SELECT meta FROM log.event WHERE stream = $1 ORDER BY version DESC LIMIT 1"
 OVERDUE_SQL = """
 SELECT job_id FROM billing.payment
 WHERE account_id = $1 AND status IN ('declined', 'action_required') AND hold <> ''
@@ -109,8 +114,17 @@ async def work(billing: Billing) -> int:
 
 
 async def _advance(billing: Billing, provider: PaymentProvider, owner: Owner) -> None:
+    """In the trace of what made the payment due, which is what was written last."""
+    meta = await billing.pool.fetchval(LAST_META_SQL, stream_of(owner.job_id))
+    traceparent = decode_meta(meta).traceparent if meta else None
+    with continued(traceparent, job_id=str(owner.job_id)):
+        await _try_to_advance(billing, provider, owner)
+
+
+async def _try_to_advance(billing: Billing, provider: PaymentProvider, owner: Owner) -> None:
     try:
-        await advance(billing, provider, owner)
+        with span("advance payment"):
+            await advance(billing, provider, owner)
     except (ProviderUnavailable, ProviderRefused) as error:
         # Refused: the operator's to mend (a key, an account). It is nobody's card that failed.
         level = logger.warning if isinstance(error, ProviderUnavailable) else logger.error

@@ -21,7 +21,7 @@ from libs.eventlog.record import (
     VersionConflict,
     records_after,
 )
-from libs.observability.trace import current_traceparent
+from libs.observability.trace import current_traceparent, traceparent_within
 from services.billing import ledger
 from services.billing.model import Payment, fold
 from services.billing.pricing import Prices
@@ -94,7 +94,7 @@ def context_of(billing: Billing, cause: Envelope | None = None) -> Context:
         now=billing.now(),
         new_id=billing.new_id,
         causation_id=cause.event_id if cause else None,
-        traceparent=cause.traceparent if cause else current_traceparent(),
+        traceparent=traceparent_within(cause.traceparent) if cause else current_traceparent(),
     )
 
 

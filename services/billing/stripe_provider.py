@@ -34,6 +34,7 @@ from services.billing.provider import (
 from services.billing.stripe_amounts import check_amount
 from services.billing.stripe_answers import answered, as_card, default_card, plans_of
 from services.billing.stripe_charges import cancel_charge, make_charge, payment_now
+from services.billing.stripe_http import StripeHTTP
 from services.billing.stripe_movements import movements_since
 from services.billing.stripe_pages import CARDS_ONLY, PlanPrice, open_page, price_of
 
@@ -89,7 +90,7 @@ class StripeProvider:
     ) -> None:
         """``return_url``: where an owner comes back to who had to approve a charge.
         ``webhook_secret`` may name several, with commas between them: any of them signs."""
-        http = stripe.HTTPXClient(timeout=timeout_seconds)
+        http = StripeHTTP(timeout=timeout_seconds)
         self._http = http
         self._api = stripe.StripeClient(
             api_key,

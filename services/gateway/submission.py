@@ -34,6 +34,7 @@ from libs.eventlog.record import (
     records_after,
 )
 from libs.jobstate.state import job_stream, row_of, submitted
+from libs.observability.spans import current_span
 from libs.observability.trace import current_traceparent
 from services.gateway.http.errors import RETRY_SECONDS, ApiError
 from services.gateway.model import (
@@ -126,6 +127,7 @@ async def submit(parts: Parts, order: Order, generation: int) -> Settled:
     job_id = parts.new_id()
     if order.key is not None:
         job_id = job_id_of(order.account_id, order.key, generation)
+    current_span().set(job_id=str(job_id))
     event = submission(order, await _reserve(parts, order, job_id), output_model_id=parts.new_id())
     context = Context(now=parts.now(), new_id=parts.new_id, traceparent=current_traceparent())
     append = _append(order, event, context, job_id=job_id, generation=generation)

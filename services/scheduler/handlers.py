@@ -30,7 +30,8 @@ from libs.eventlog.inbox import enter as enter_inbox
 from libs.eventlog.read import load
 from libs.eventlog.record import Append, Context, Head, Inbox, VersionConflict, records_after
 from libs.jobstate.state import JobState, fold, job_stream, row_of, state_of
-from libs.observability.trace import continued
+from libs.observability.spans import current_span, span
+from libs.observability.trace import continued, traceparent_within
 from services.scheduler import model, queue
 from services.scheduler.fairness import in_turn
 from services.scheduler.idle import Idle, InOrder
@@ -109,18 +110,20 @@ async def _lease_next(scheduler: Scheduler, request: LeaseRequest) -> LeaseGrant
                 if not await queue.claim(connection, candidate.job_id):
                     continue
                 head, state = await _load(connection, candidate.job_id)
-                events = model.decide_lease(state, request.trainer_id)
-                state = await _append(scheduler, connection, head, state, events)
-                if not events:
-                    await queue.project(connection, state)  # the row was behind the log
-                    continue
-                await queue.record_lease(
-                    connection,
-                    state,
-                    instance_id=request.instance_id,
-                    now=now,
-                    until=model.lease_until(now),
-                )
+                with continued(state.traceparent, job_id=str(state.id)), span("grant lease"):
+                    events = model.decide_lease(state, request.trainer_id)
+                    state = await _append(scheduler, connection, head, state, events)
+                    if not events:
+                        await queue.project(connection, state)  # the row was behind the log
+                        continue
+                    await queue.record_lease(
+                        connection,
+                        state,
+                        instance_id=request.instance_id,
+                        now=now,
+                        until=model.lease_until(now),
+                    )
+                    current_span().set(epoch=state.epoch, trainer_id=request.trainer_id)
             scheduler.committed()
             with continued(state.traceparent, job_id=str(state.id)):
                 logger.info("job leased", epoch=state.epoch, trainer_id=request.trainer_id)
@@ -266,9 +269,8 @@ async def _append(
         return state
     now = scheduler.now()
     after = reduce(lambda s, event: fold(s, event, now), events, state)
-    context = Context(
-        now=now, new_id=scheduler.new_id, causation_id=cause, traceparent=state.traceparent
-    )
+    trace, new_id = traceparent_within(state.traceparent), scheduler.new_id
+    context = Context(now=now, new_id=new_id, causation_id=cause, traceparent=trace)
     records = records_after(head, events, context, job_id=state.id, account_id=state.account_id)
     await append_in(connection, Append(records=records, job=row_of(after)))
     await queue.project(connection, after)

@@ -16,6 +16,7 @@ from msgspec import Struct
 from libs.bus import streams
 from libs.contracts.trainer import AnyReport
 from libs.eventlog.record import Inbox
+from libs.observability.spans import current_span
 from services.scheduler import model
 from services.scheduler.handlers import Scheduler, change
 
@@ -68,5 +69,6 @@ async def _first(broker: NatsBroker, job_id: UUID) -> UUID | None:
 async def handle_report(scheduler: Scheduler, payload: bytes) -> None:
     """A trainer's report becomes events, once, unless its lease is no longer the job's."""
     report: AnyReport = _decode(payload)
+    current_span().set(report=type(report).__name__.lower(), job_id=str(report.job_id))
     inbox = Inbox(consumer=REPORTS, event_id=report.report_id)
     await change(scheduler, report.job_id, lambda state: model.decide_report(state, report), inbox)

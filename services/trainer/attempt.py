@@ -18,7 +18,8 @@ from msgspec import Struct
 from libs.contracts.scheduler_rpc import HEARTBEAT, Heartbeat, LeaseGranted
 from libs.contracts.trainer import AnyReport, Stopped
 from libs.contracts.training import TrainSpec
-from libs.observability.trace import current_traceparent, trace_id
+from libs.observability.spans import current_span, span
+from libs.observability.trace import current_traceparent, trace_id, unrecorded
 from services.trainer.archive import ARCHIVE, pack_result, result_files, role_of, stored_name
 from services.trainer.base_model import ModelUnavailable
 from services.trainer.checkpoint_upload import CheckpointKeeper
@@ -85,10 +86,12 @@ class Attempt:
     async def run(self) -> None:
         """Train and report the outcome; returns when JetStream holds the report."""
         self._work = work = asyncio.create_task(self._train())
-        heart = asyncio.create_task(self._beat())
+        with unrecorded():  # a beat a second, for hours
+            heart = asyncio.create_task(self._beat())
         try:
             await asyncio.wait({work})
             if report := self._outcome(work):
+                current_span().set(report=type(report).__name__.lower())
                 await self._link.report(report)
                 logger.info("attempt reported", report=type(report).__name__)
         finally:
@@ -116,6 +119,7 @@ class Attempt:
                 return self._reports.failed("model_load_failed", str(error), retryable=False)
             case error:
                 logger.error("attempt failed", exc_info=error)
+                current_span().fail(error)
                 return self._reports.failed("internal_error", f"the trainer failed: {error!r}")
 
     async def _beat(self) -> None:
@@ -162,13 +166,14 @@ class Attempt:
 
     async def _train(self) -> AnyReport:
         lease, site = self._lease, self._site
-        inputs = await fetch(
-            self._link,
-            lease,
-            self._folder,
-            models_dir=site.models_dir,
-            cache=site.work_dir / "models",
-        )
+        with span("fetch inputs"):
+            inputs = await fetch(
+                self._link,
+                lease,
+                self._folder,
+                models_dir=site.models_dir,
+                cache=site.work_dir / "models",
+            )
         traceparent = current_traceparent()
         spec = TrainSpec(
             job_id=lease.job_id,
@@ -189,14 +194,27 @@ class Attempt:
         )
         self._run.path.mkdir()
         logger.info("inputs are here", resumed=spec.resume_from is not None)
-        self._training = training = await self._launcher.launch(spec, self._output)
-        logger.info("training process started")
-        try:
-            exit_status = await self._follow(training)
-        finally:
-            training.kill()
-            await training.ended()
+        with span("train") as spanning:
+            self._training = training = await self._launcher.launch(spec, self._output)
+            logger.info("training process started")
+            try:
+                exit_status = await self._follow(training)
+            finally:
+                training.kill()
+                await training.ended()
+            self._describe(spanning, exit_status)
         return await self._settle(exit_status)
+
+    def _describe(self, training: span, exit_status: int) -> None:
+        status = self._run.status()
+        outcome = status.outcome if status else "killed"
+        training.set(
+            outcome=outcome, exit_status=exit_status, tokens_processed=self._tokens_processed()
+        )
+        if state := self._run.state():
+            training.set(step=state.step)
+        if outcome not in ("finished", "stopped"):
+            training.fail(outcome)
 
     async def _follow(self, training: Training) -> int:
         """Publish what training writes until it has ended, and everything has been published."""

@@ -12,15 +12,18 @@ import stamina
 from faststream.nats import NatsBroker
 from msgspec import Struct
 from nats.js import JetStreamContext
+from opentelemetry.trace import SpanKind
 
 from libs.bus.rpc import ask
 from libs.bus.streams import report_subject
 from libs.contracts.rpc import Rpc
 from libs.contracts.trainer import AnyReport
+from libs.observability.spans import span
 from libs.observability.trace import current_traceparent
 
 PUBLISH_PATIENCE = 540.0  # seconds; within the streams' duplicate window, so a repeat is dropped
 PUBACK_TIMEOUT = 2.0
+CONVENTIONAL = {"messaging.system": "nats", "messaging.operation.type": "send"}
 
 Q = TypeVar("Q", bound=Struct)
 A = TypeVar("A")
@@ -42,7 +45,9 @@ class Link:
 
     async def report(self, report: AnyReport) -> None:
         """Returns when JetStream holds the report; may take as long as NATS is away."""
-        await self.publish(report_subject(report), report, str(report.report_id))
+        name = f"report {type(report).__name__.lower()}"
+        with span(name, SpanKind.PRODUCER, CONVENTIONAL):
+            await self.publish(report_subject(report), report, str(report.report_id))
 
     async def publish(self, subject: str, message: Struct, message_id: str) -> None:
         """Publish until acknowledged. Raises a NATS error after ``PUBLISH_PATIENCE`` seconds."""

@@ -15,6 +15,7 @@ from libs.bus.rpc import Unanswered
 from libs.contracts.artifact_rpc import UPLOAD_URL, GetUploadUrl, LeaseLost, UploadUrl
 from libs.contracts.base import ArtifactFile
 from libs.contracts.scheduler_rpc import LeaseGranted
+from libs.observability.spans import span
 from services.trainer.link import Link
 
 PATIENCE = 300.0  # seconds over all tries of one transfer
@@ -66,11 +67,20 @@ async def download(
     part.rename(target)
 
 
-@patiently
 async def upload(
     link: Link, lease: LeaseGranted, path: Path, *, name: str, role: str
 ) -> ArtifactFile:
     """Store a file under the attempt's epoch. Raises LeaseGone when that epoch is over."""
+    with span(f"upload {role}") as uploading:
+        stored = await _upload(link, lease, path, name=name, role=role)
+        uploading.set(size_bytes=stored.size_bytes)
+        return stored
+
+
+@patiently
+async def _upload(
+    link: Link, lease: LeaseGranted, path: Path, *, name: str, role: str
+) -> ArtifactFile:
     sha256, size = await asyncio.to_thread(_digest, path)
     request = GetUploadUrl(job_id=lease.job_id, epoch=lease.epoch, name=name, size_bytes=size)
     match await link.ask(UPLOAD_URL, request):

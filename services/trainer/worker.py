@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from libs.bus.rpc import Unanswered
 from libs.contracts.scheduler_rpc import LEASE, LeaseGranted, LeaseRequest
+from libs.observability.spans import span
 from libs.observability.trace import continued
 from services.trainer.attempt import Attempt, Site
 from services.trainer.launch import Launcher
@@ -59,7 +60,11 @@ class Worker:
 
     async def _do(self, lease: LeaseGranted) -> None:
         folder = self._site.work_dir / "attempts" / str(lease.job_id) / str(lease.epoch)
-        with continued(lease.traceparent, job_id=str(lease.job_id), epoch=str(lease.epoch)):
+        with (
+            continued(lease.traceparent, job_id=str(lease.job_id), epoch=str(lease.epoch)),
+            span("attempt") as attempting,
+        ):
+            attempting.set(job_type=lease.job_type, trainer_id=self._site.trainer_id)
             logger.info("lease granted", job_type=lease.job_type, model=lease.model.slug)
             try:
                 await asyncio.to_thread(self._sweep)
@@ -72,8 +77,9 @@ class Worker:
                     folder=folder,
                 )
                 await self._attempt.run()
-            except Exception:
+            except Exception as error:
                 # The lease lapses, and the job is tried again.
+                attempting.fail(error)
                 logger.exception("attempt abandoned")
             finally:
                 self._attempt = None

@@ -62,7 +62,7 @@ WITH RECURSIVE earliest AS (
 SELECT claimed.id, claimed.endpoint_id, claimed.event_id, claimed.payload IS NOT NULL AS ping,
     coalesce(claimed.payload, n.payload) AS payload, e.url, e.secret,
     CASE WHEN e.previous_until > $1 THEN e.previous_secret END AS previous_secret,
-    e.failing_since IS NOT NULL AS failing
+    e.failing_since IS NOT NULL AS failing, n.traceparent
 FROM claimed JOIN webhooks.endpoint e ON e.id = claimed.endpoint_id
 LEFT JOIN webhooks.notification n ON n.event_id = claimed.event_id
 """
@@ -80,6 +80,7 @@ class Claimed(Struct, frozen=True, kw_only=True):
     secret: bytes
     previous_secret: bytes | None
     failing: bool
+    traceparent: str | None
     until: datetime
 
     @property

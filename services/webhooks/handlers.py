@@ -14,11 +14,12 @@ from libs.eventlog.connection import Pool
 from libs.eventlog.inbox import enter
 from libs.eventlog.record import Inbox
 from libs.jobstate.notice import NOTICE_TYPES, notice_of
+from libs.observability.trace import traceparent_within
 
 RECORD_SQL = """
 INSERT INTO webhooks.notification
-    (event_id, job_id, account_id, event_type, occurred_at, payload)
-VALUES ($1, $2, $3, $4, $5, $6)
+    (event_id, job_id, account_id, event_type, occurred_at, payload, traceparent)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
 WHO_WANTS_SQL = """
 SELECT id FROM webhooks.endpoint
@@ -60,6 +61,7 @@ async def record(desk: Desk, envelope: Envelope, event: Event) -> None:
             kind,
             envelope.occurred_at,
             msgspec.json.encode(notice),
+            traceparent_within(envelope.traceparent),
         )
         endpoints = [
             row["id"] for row in await connection.fetch(WHO_WANTS_SQL, envelope.account_id, kind)

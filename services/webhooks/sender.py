@@ -14,8 +14,15 @@ from uuid import UUID
 
 import structlog
 from msgspec import Struct
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_METHOD,
+    HTTP_RESPONSE_STATUS_CODE,
+)
+from opentelemetry.trace import SpanKind
 
 from libs.eventlog.connection import Pool
+from libs.observability.spans import span
+from libs.observability.trace import continued
 from services.webhooks.claims import AT_ONCE_FAILING, Claimed, Room, claim
 from services.webhooks.model import Attempted
 from services.webhooks.outbound import Client, Reply, post
@@ -31,6 +38,10 @@ AGAIN_AFTER = 1.0  # seconds, when PostgreSQL does not answer
 STOP_PATIENCE = 1.0  # seconds, of the 5 a supervisor waits; what is cut off comes again
 
 NOT_KEPT = "What happened is not kept any more."
+
+NO_ANSWER = "no whole answer"
+CONVENTIONAL = {HTTP_REQUEST_METHOD: "POST"}
+"""Not the receiver's address: it is the customer's, and may hold a secret."""
 
 logger = structlog.get_logger()
 
@@ -140,6 +151,17 @@ class Sender:
                 self._leave(claimed)
 
     async def _made(self, claimed: Claimed) -> Attempted:
+        # The receiver is not told of the trace: it is of no use to who sees none of its spans.
+        with continued(claimed.traceparent), span("POST", SpanKind.CLIENT, CONVENTIONAL) as sending:
+            attempted = await self._answered(claimed)
+            sending.set(delivery_id=str(claimed.id), webhook_id=str(claimed.endpoint_id))
+            if attempted.status_code is not None:
+                sending.describe({HTTP_RESPONSE_STATUS_CODE: attempted.status_code})
+            if not attempted.accepted:
+                sending.fail(str(attempted.status_code or NO_ANSWER))
+            return attempted
+
+    async def _answered(self, claimed: Claimed) -> Attempted:
         started_at, began = self._means.now(), self._means.monotonic()
         reply = await self._reply_to(claimed, started_at)
         return Attempted(

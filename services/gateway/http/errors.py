@@ -15,10 +15,12 @@ from msgspec import UNSET, Struct, UnsetType
 from libs.bus.rpc import Unanswered
 from libs.eventlog.groupcommit import LogUnavailable
 from libs.objectstore import StoreUnavailable
+from libs.observability.spans import current_span
 from services.gateway.http.problems import PROBLEMS, Code
 from services.gateway.http.replies import Reply, reply
 from services.gateway.upload.receive import UploadRejected
 
+SERVER_ERROR = 500
 RETRY_SECONDS = 1  # what restarts here is back in about a second
 
 BY_STATUS: dict[int, Code] = {
@@ -91,7 +93,17 @@ def error_reply(error: ApiError, request_id: str) -> Reply:
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """What a client is told about any exception; one that nobody foresaw is logged, and a 500."""
+    """What a client is told about any exception; one that nobody foresaw is logged, and a 500.
+
+    The request's span keeps those that are failures of ours.
+    """
+    told = _told(error)
+    if told.status >= SERVER_ERROR:
+        current_span().fail(error)
+    return told
+
+
+def _told(error: Exception) -> ApiError:
     match error:
         case ApiError():
             return error
