@@ -153,7 +153,7 @@ class TrainSpec(Struct, frozen=True, kw_only=True):
     (peft's format) that the base model is taken with, ``start_from`` an unpacked checkpoint of
     another job whose weights this one begins with. ``validation_path`` is a data set to hold out;
     null: a share of the rows that are trained on. ``precision`` ``auto`` is bf16 where the hardware
-    is made for it; a resumed run goes on in that in which it began.
+    is made for it; a resumed run goes on in that in which it began. ``epoch`` is that of the lease.
     """
 
     job_id: UUID
@@ -173,6 +173,7 @@ class TrainSpec(Struct, frozen=True, kw_only=True):
     adapter_path: str | None = None
     start_from: str | None = None
     validation_path: str | None = None
+    epoch: Epoch = 1
 
     @property
     def base_name(self) -> str:

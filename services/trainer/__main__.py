@@ -4,9 +4,11 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import assert_never
 from uuid import uuid4
 
 import aiohttp
@@ -20,10 +22,15 @@ from libs.observability.export import observe
 from libs.observability.logs import configure_logs
 from libs.settings import SettingsError, decode_settings
 from services.trainer.attempt import Site
-from services.trainer.launch import ForkServerLauncher, Launcher, PreloadFailed
+from services.trainer.kubernetes import ApiRefused, TrainJobApi
+from services.trainer.launch import Launcher, PreloadFailed
+from services.trainer.launch_forked import ForkServerLauncher
+from services.trainer.launch_nodes import NodesLauncher
+from services.trainer.launch_torchrun import TorchrunLauncher
+from services.trainer.launch_trainjob import TrainJobLauncher, Where
 from services.trainer.link import Link
 from services.trainer.preview import Previewer
-from services.trainer.settings import Settings
+from services.trainer.settings import Settings, needed
 from services.trainer.transfer import TIMEOUTS
 from services.trainer.worker import Worker
 
@@ -93,16 +100,54 @@ async def serve(settings: Settings, launcher: Launcher) -> None:
             logger.warning("left in the middle of an attempt; its lease lapses")
 
 
+def launcher_of(settings: Settings, http: aiohttp.ClientSession) -> Launcher:
+    """Raises SettingsError naming what the chosen launcher lacks."""
+    forked = ForkServerLauncher("services.trainer.train:run", "services.trainer.preload")
+    match settings.launcher:
+        case "subprocess":
+            return forked
+        case "torchrun" if settings.nodes == 1:
+            return TorchrunLauncher(processes=settings.processes, alone=forked)
+        case "torchrun":
+            return NodesLauncher(
+                nodes=settings.nodes,
+                processes=settings.processes,
+                address=needed(settings.node_address, "node_address", "torchrun with nodes"),
+                work_dir=Path(settings.work_dir),
+                alone=forked,
+                monotonic=time.monotonic,
+                new_id=uuid4,
+            )
+        case "trainjob":
+            where = Where(
+                trainer_id=settings.trainer_id,
+                pod_uid=needed(settings.pod_uid, "pod_uid", "trainjob"),
+                queue=needed(settings.queue, "queue", "trainjob"),
+                runtime=settings.runtime,
+                nodes=settings.nodes,
+                processes=settings.processes,
+            )
+            credentials = settings.kubernetes_credentials
+            try:
+                api = TrainJobApi(http, settings.kubernetes_api, credentials)
+            except OSError as error:
+                name = "TUNEYARD_KUBERNETES_CREDENTIALS"
+                raise SettingsError(f"{name}: no service account there ({error})") from error
+            return TrainJobLauncher(api, where)
+        case other:
+            assert_never(other)
+
+
 async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("trainer", settings.log_level)
     observe("trainer", os.environ)
-    launcher = ForkServerLauncher("services.trainer.train:run", "services.trainer.preload")
-    await serve(settings, launcher)
+    async with aiohttp.ClientSession() as http:
+        await serve(settings, launcher_of(settings, http))
 
 
 if __name__ == "__main__":
     try:
         asyncio.run(main())
-    except (SettingsError, PreloadFailed) as error:
+    except (SettingsError, PreloadFailed, ApiRefused) as error:
         sys.exit(str(error))

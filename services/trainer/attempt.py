@@ -191,6 +191,7 @@ class Attempt:
             adapter_path=_text(inputs.adapter),
             start_from=_text(inputs.start_from),
             validation_path=_text(inputs.validation),
+            epoch=lease.epoch,
         )
         self._run.path.mkdir()
         logger.info("inputs are here", resumed=spec.resume_from is not None)

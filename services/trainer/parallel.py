@@ -11,11 +11,13 @@ is the identity.
 
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import ProcessGroupGloo
 
 from services.trainer.packing import Packable
 
@@ -23,6 +25,12 @@ Row = TypeVar("Row", bound=Packable)
 
 # Large enough that a message's latency does not count, small enough to be copied twice.
 BUCKET_BYTES = 64 << 20
+
+ADDRESS = "TUNEYARD_NODE_ADDRESS"
+"""The variable with this machine's address, for gloo; which else takes what the host's name
+resolves to, and that is often loopback."""
+
+GLOO_AT = "gloo_at"
 
 
 def join(device: str, environment: Mapping[str, str]) -> None:
@@ -33,7 +41,25 @@ def join(device: str, environment: Mapping[str, str]) -> None:
     if on_cuda:
         # "cuda" is from here on this process's own card.
         torch.cuda.set_device(int(environment["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if on_cuda else "gloo")
+    if not on_cuda and (address := environment.get(ADDRESS)):
+        listen_at(address)
+        dist.init_process_group(GLOO_AT)
+    else:
+        dist.init_process_group("nccl" if on_cuda else "gloo")
+
+
+def listen_at(address: str) -> None:
+    """Lets gloo be found at this address: torch itself knows interfaces only."""
+
+    gloo: Any = ProcessGroupGloo  # its stub has other names than it has
+
+    def make(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
+        options = gloo._Options()
+        options._devices = [gloo.create_device(hostname=address)]
+        options._timeout = timeout
+        return gloo(store, rank, size, options)
+
+    dist.Backend.register_backend(GLOO_AT, make, devices=["cpu"])
 
 
 def leave() -> None:

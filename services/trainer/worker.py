@@ -38,7 +38,7 @@ class Worker:
 
     async def run(self) -> None:
         """Returns after `leave`, when the attempt under way has ended."""
-        while not self._leaving.is_set():
+        while await self._ready():
             try:
                 answer = await self._link.ask(LEASE, self._request)
             except Unanswered as error:
@@ -57,6 +57,18 @@ class Worker:
         self._leaving.set()
         if self._attempt is not None:
             self._attempt.leave()
+
+    async def _ready(self) -> bool:
+        """Whether the launcher has what a job needs, before it is time to leave."""
+        ready = asyncio.ensure_future(self._launcher.ready())
+        leaving = asyncio.ensure_future(self._leaving.wait())
+        await asyncio.wait({ready, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        leaving.cancel()
+        if self._leaving.is_set():
+            ready.cancel()
+            return False
+        ready.result()
+        return True
 
     async def _do(self, lease: LeaseGranted) -> None:
         folder = self._site.work_dir / "attempts" / str(lease.job_id) / str(lease.epoch)

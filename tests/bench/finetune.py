@@ -24,7 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from libs.contracts.training import FinetuneParams, MetricPoint, TrainSpec
 from services.trainer.journal import METRICS
-from services.trainer.launch import ForkServerLauncher
+from services.trainer.launch_forked import ForkServerLauncher
 from tests.bench.figures import Figure, Size, absolute, faster, sooner
 from tests.bench.varied_rows import write_varied_rows
 from tests.support.journey import SAMPLE

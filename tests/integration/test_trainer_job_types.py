@@ -19,7 +19,7 @@ from libs.contracts.scheduler_rpc import LeaseGranted
 from libs.contracts.trainer import Checkpointed, Finished, Started, Stopped
 from libs.objectstore import ObjectStore
 from services.trainer.attempt import Site
-from services.trainer.launch import ForkServerLauncher
+from services.trainer.launch_forked import ForkServerLauncher
 from services.trainer.link import Link
 from services.trainer.worker import Worker
 from tests.support.objects import store_settings

@@ -14,7 +14,8 @@ from libs.contracts.artifact_rpc import InputFile
 from libs.contracts.base import ModelSource
 from libs.objectstore import ObjectStore
 from services.trainer.base_model import ModelUnavailable, resolve, resolve_adapter
-from services.trainer.launch import ForkServerLauncher, PreloadFailed
+from services.trainer.launch import PreloadFailed
+from services.trainer.launch_forked import ForkServerLauncher
 from services.trainer.transfer import TransferFailed, download
 from tests.support.objects import store_settings
 from tests.support.scripted_platform import local_model

@@ -55,6 +55,8 @@ def environment(overlay: str, workload: str) -> dict[str, str]:
                 value = configs[name]["data"][key]
             case {"fieldRef": {"fieldPath": "metadata.name"}}:
                 value = f"{workload}-0"
+            case {"fieldRef": {"fieldPath": "metadata.uid"}}:
+                value = "5b0d7a7e-6d0c-4a56-9a54-1f0a4f3b2c10"
             case {"resourceFieldRef": {"resource": resource}}:
                 value = AMOUNTS[resource.removeprefix("limits.")]
             case other:
@@ -248,13 +250,64 @@ def test_kueue_admits_what_asks_for_resources_that_its_queue_has() -> None:
     group = queue["spec"]["resourceGroups"][0]
     assert local["spec"]["clusterQueue"] == queue["metadata"]["name"]
     assert group["flavors"][0]["name"] == flavor["metadata"]["name"]
-    trainer = of_kind(LARGE, "Deployment")["trainer"]
-    assert trainer["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "training"
-    for name, pod in pods(LARGE):
-        if name in ("trainer", "training"):
-            resources = pod["containers"][0]["resources"]
-            wanted = resources["requests"].keys() | resources["limits"].keys()
-            assert wanted == set(group["coveredResources"])
+    (pod,) = (pod for name, pod in pods(LARGE) if name == "training")
+    resources = pod["containers"][0]["resources"]
+    wanted = resources["requests"].keys() | resources["limits"].keys()
+    assert wanted == set(group["coveredResources"])
+    settings = decode_settings(SETTINGS["trainer"], environment(LARGE, "trainer"))
+    assert (settings.launcher, settings.queue) == ("trainjob", local["metadata"]["name"])
+
+
+def place(pod: Manifest, volume: str) -> tuple[str, str]:
+    """(the claim of a volume, where it is mounted)."""
+    claims = {
+        one["name"]: one["persistentVolumeClaim"] for one in pod["volumes"] if one["name"] == volume
+    }
+    (mount,) = (m for m in pod["containers"][0]["volumeMounts"] if m["name"] == volume)
+    return claims[volume]["claimName"], mount["mountPath"]
+
+
+def test_a_trainjobs_pods_see_what_the_trainer_has_put_down_for_them_and_begin_once() -> None:
+    all_pods = dict(pods(LARGE))
+    settings = decode_settings(SETTINGS["trainer"], environment(LARGE, "trainer"))
+    assert settings.runtime in of_kind(LARGE, "TrainingRuntime")
+    assert place(all_pods["trainer"], "work") == place(all_pods["training"], "work")
+    claim, path = place(all_pods["trainer"], "work")
+    assert of_kind(LARGE, "PersistentVolumeClaim")[claim]["spec"]["accessModes"] == [
+        "ReadWriteMany"
+    ]
+    assert settings.work_dir == f"{path}/trainer-0", "a folder of its own"
+    assert settings.models_dir.startswith(f"{path}/")
+    limits = all_pods["training"]["containers"][0]["resources"]["limits"]
+    assert limits["memory"] == f"{settings.memory_bytes >> 30}Gi"
+    assert limits["cpu"] == str(settings.threads)
+    runtime = of_kind(LARGE, "TrainingRuntime")[settings.runtime]
+    (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    assert job["template"]["spec"]["backoffLimit"] == 0
+    assert all_pods["training"]["restartPolicy"] == "Never"
+
+
+def test_only_a_trainer_has_a_token_of_the_clusters_and_only_for_trainjobs() -> None:
+    for overlay in OVERLAYS:
+        holders = {
+            name
+            for name, pod in pods(overlay)
+            if "serviceAccountToken" in str(pod["volumes"]) or "serviceAccountName" in pod
+        }
+        assert holders == ({"trainer"} if of_kind(overlay, "TrainingRuntime") else set())
+    (binding,) = of_kind(LARGE, "RoleBinding").values()
+    assert binding["roleRef"]["name"] in of_kind(LARGE, "Role")
+    (subject,) = binding["subjects"]
+    assert subject["name"] == dict(pods(LARGE))["trainer"]["serviceAccountName"]
+    assert subject["name"] in of_kind(LARGE, "ServiceAccount")
+    (role,) = of_kind(LARGE, "Role").values()
+    assert role["rules"] == [
+        {
+            "apiGroups": ["trainer.kubeflow.org"],
+            "resources": ["trainjobs"],
+            "verbs": ["create", "get", "list", "delete"],
+        }
+    ]
 
 
 def test_everybody_the_design_draws_an_arrow_from_runs_somewhere() -> None:

@@ -14,6 +14,8 @@ ENDPOINTS = (1024, 65535)  # and the ports that customers may choose for theirs
 OPERATOR = {"postgres", "outside"}  # outside: Stripe, whose books it compares
 PRIVATE = ("10.1.2.3", "100.64.0.1", "127.0.0.1", "169.254.169.254", "172.16.0.1", "192.168.1.1")
 GENERAL = {"default-deny", "names"}  # for every pod
+BESIDE = {"objects", "nats-monitor", "kubernetes-api"}  # about one thing, for some
+API = (443, 6443)  # of Kubernetes, at an address that is nowhere the same
 
 Arrow = tuple[str, str, Any]
 """From, to, and a port: its number or name, the first and the last of a range, or any."""
@@ -83,6 +85,28 @@ def outer(overlay: str) -> set[Arrow]:
     }
 
 
+def anywhere(overlay: str) -> set[tuple[str, Any]]:
+    """Who can reach any address there is, and on which port."""
+    return {
+        (name, port)
+        for one in of_kind(overlay, "NetworkPolicy").values()
+        for name, pod in labels(overlay).items()
+        if selects(one["spec"]["podSelector"], pod)
+        for rule in one["spec"].get("egress", ())
+        if not rule.get("to")
+        for port in ports(rule)
+    }
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_only_who_needs_the_clusters_api_can_reach_it_and_so_any_address_there(
+    overlay: str,
+) -> None:
+    # CloudNativePG's pods, and trainers that make TrainJobs.
+    callers = {"postgres"} | ({"trainer"} if of_kind(overlay, "TrainingRuntime") else set())
+    assert anywhere(overlay) == {(name, port) for name in callers for port in API}
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_exactly_the_arrows_of_the_design_are_allowed(overlay: str) -> None:
     drawn = {
@@ -141,8 +165,7 @@ def test_every_workload_has_a_policy_of_its_own_name(overlay: str) -> None:
         own = [
             policy
             for policy, one in policies.items()
-            if policy not in GENERAL | {"objects", "nats-monitor"}
-            and selects(one["spec"]["podSelector"], pod)
+            if policy not in GENERAL | BESIDE and selects(one["spec"]["podSelector"], pod)
         ]
         assert own == [name]
 

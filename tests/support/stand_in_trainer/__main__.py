@@ -9,7 +9,7 @@ import os
 from libs.observability.logs import configure_logs
 from libs.settings import decode_settings
 from services.trainer.__main__ import serve
-from services.trainer.launch import ForkServerLauncher
+from services.trainer.launch_forked import ForkServerLauncher
 from services.trainer.settings import Settings
 
 TRAINING = "tests.support.stand_in_training"

@@ -1,0 +1,118 @@
+"""An agent: joins this machine to the runs of a trainer on another one.
+
+    TUNEYARD_WORK_DIR=... TUNEYARD_NODE_ADDRESS=... python -m services.trainer.node
+
+It sees the trainer's work folder and models at the same paths, on a shared file system, and needs
+nothing else: no NATS, no secret. It runs torchrun while it is called, and ends it when the call is
+gone or the trainer's count stands still.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from msgspec import Struct
+
+from libs.contracts.base import ShortText
+from libs.observability.logs import configure_logs
+from libs.settings import SettingsError, decode_settings
+from services.trainer.journal import replace
+from services.trainer.launch_torchrun import how_many, start_group
+from services.trainer.nodes import BEAT_SECONDS, Call, Here, Pulse, calls_of, read, rendezvous
+
+POLL_SECONDS = 0.2  # what a launch waits for at most, twice
+STOP_GRACE_SECONDS = 10.0  # for the step under way and a checkpoint, as an attempt's
+
+logger = structlog.get_logger()
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """``node_address`` is where other nodes reach this one; ``work_dir`` is the trainer's."""
+
+    work_dir: str
+    node_address: ShortText
+    log_level: str = "info"
+
+
+class Agent:
+    def __init__(self, work_dir: Path, address: str, monotonic: Callable[[], float]) -> None:
+        self._folder = calls_of(work_dir) / address
+        self._address = address
+        self._monotonic = monotonic
+        self._pulse = Pulse(monotonic)
+        self._here = Here(beat=0)
+        self._told_at = -BEAT_SECONDS
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def run(self, leaving: asyncio.Event) -> None:
+        """Until it is to leave: then the run under way is let stop with a checkpoint."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        while not leaving.is_set():
+            self._turn()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await leaving.wait()
+        (self._folder / "here.json").unlink(missing_ok=True)
+        if self._process is not None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(self._process.wait, STOP_GRACE_SECONDS)
+            self._process.kill()
+
+    def _turn(self) -> None:
+        before = self._here
+        call = read(self._folder / "call.json", Call)
+        lives = call is not None and self._pulse.look(call.launch, call.beat).beats
+        if self._process is not None:
+            wanted = call is not None and call.launch == self._here.launch and lives
+            self._attend(self._process, wanted)
+        if self._process is None and call is not None and lives and self._is_new(call):
+            self._join(call)
+        if self._here is not before or self._monotonic() - self._told_at >= BEAT_SECONDS:
+            self._here = Here(
+                beat=self._here.beat + 1, launch=self._here.launch, status=self._here.status
+            )
+            replace(self._folder / "here.json", self._here)
+            self._told_at = self._monotonic()
+
+    def _is_new(self, call: Call) -> bool:
+        return call.launch != self._here.launch
+
+    def _attend(self, process: "subprocess.Popen[bytes]", wanted: bool) -> None:
+        if not wanted and process.poll() is None:
+            logger.info("the call is gone: ending its processes")
+            process.kill()
+            process.wait()
+        if (status := process.poll()) is not None:
+            logger.info("processes ended", exit_status=status)
+            self._process = None
+            self._here = Here(beat=self._here.beat, launch=self._here.launch, status=status)
+
+    def _join(self, call: Call) -> None:
+        logger.info("joining a run", launch=call.launch, rank=call.rank, endpoint=call.endpoint)
+        options = [*how_many(call.processes), *rendezvous(call), "--address", self._address]
+        self._process = start_group(Path(call.spec), None, options)
+        self._here = Here(beat=self._here.beat, launch=call.launch)
+
+
+async def main() -> None:
+    settings = decode_settings(Settings, os.environ)
+    configure_logs("node", settings.log_level)
+    leaving = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, leaving.set)
+    await Agent(Path(settings.work_dir), settings.node_address, time.monotonic).run(leaving)
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(main())
+    except SettingsError as error:
+        sys.exit(str(error))
