@@ -100,10 +100,10 @@ async def _lease_next(scheduler: Scheduler, request: LeaseRequest) -> LeaseGrant
         waiting = await queue.candidates(connection)
         for candidate in in_turn(waiting, now=now, memory_bytes=request.memory_bytes):
             async with connection.transaction():
-                if not await queue.claim(connection, candidate.job_id):
+                if (floor := await queue.claim(connection, candidate.job_id)) is None:
                     continue
                 head, state = await _load(connection, candidate.job_id)
-                events = model.decide_lease(state, request.trainer_id)
+                events = model.decide_lease(state, request.trainer_id, floor=floor)
                 state = await _append(scheduler, connection, head, state, events)
                 if not events:
                     continue  # the row was behind the log; it has just been brought up to it

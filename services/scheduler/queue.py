@@ -83,15 +83,15 @@ async def candidates(connection: Connection) -> list[Candidate]:
     return [Candidate(**row) for row in await connection.fetch(CANDIDATES_SQL)]
 
 
-async def claim(connection: Connection, job_id: UUID) -> bool:
-    """Lock a waiting job's row for this transaction; False when another scheduler has it."""
-    return bool(
-        await connection.fetchval(
-            "SELECT 1 FROM scheduler.queue WHERE job_id = $1 AND status = 'waiting'"
-            " FOR UPDATE SKIP LOCKED",
-            job_id,
-        )
+async def claim(connection: Connection, job_id: UUID) -> int | None:
+    """Lock a waiting job's row for this transaction; None when another scheduler has it, otherwise
+    the floor under new fencing epochs."""
+    floor: int | None = await connection.fetchval(
+        "SELECT (SELECT floor FROM scheduler.fence) FROM scheduler.queue"
+        " WHERE job_id = $1 AND status = 'waiting' FOR UPDATE SKIP LOCKED",
+        job_id,
     )
+    return floor
 
 
 async def record_lease(
