@@ -13,7 +13,7 @@ import asyncpg
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from deploy import dead_letters, money, subscribers
+from deploy import backup, dead_letters, money, subscribers
 from deploy.containers import complete, kubernetes_list
 from deploy.local.issuer import id_token
 from deploy.local.program import StackError
@@ -45,8 +45,11 @@ app.command(account)
 app.command(key)
 app.command(dead_letters.app)
 app.command(subscribers.app)
+app.command(backup.streams)
 for name, command_of_money in money.COMMANDS.items():
     app.command(command_of_money, name=name)
+for name, command_of_backup in backup.COMMANDS.items():
+    app.command(command_of_backup, name=name)
 
 
 @app.command

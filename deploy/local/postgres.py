@@ -30,6 +30,9 @@ SETTINGS = {
     "max_parallel_workers_per_gather": "0",
     # A write burst (bench) should not force a checkpoint every few seconds.
     "max_wal_size": "2GB",
+    # What an archive may be behind (deploy/local/backup.py) until it has lost the thread: one that
+    # was given up must not fill the disk.
+    "max_slot_wal_keep_size": "16GB",
 }
 
 FEWEST_CONNECTIONS = 200

@@ -175,6 +175,8 @@ def fold(state: JobState, event: JobEvent, at: datetime) -> JobState:
                 tokens_processed=event.checkpoint.tokens_processed,
             )
         case JobReclaimed():
+            if event.checkpoint_lost:
+                state = replace(state, checkpoint=None, checkpoints=(), tokens_processed=0)
             return replace(
                 state, status="queued", retries=event.retries, leased=False, trainer_id=None
             )

@@ -107,11 +107,11 @@ async def _lease_next(scheduler: Scheduler, request: LeaseRequest) -> LeaseGrant
                 held = await queue.leases_of(connection, request.trainer_id)
                 if (again := await _granted_before(connection, request, held)) is not None:
                     return again
-                if not await queue.claim(connection, candidate.job_id):
+                if (floor := await queue.claim(connection, candidate.job_id)) is None:
                     continue
                 head, state = await _load(connection, candidate.job_id)
                 with continued(state.traceparent, job_id=str(state.id)), span("grant lease"):
-                    events = model.decide_lease(state, request.trainer_id)
+                    events = model.decide_lease(state, request.trainer_id, floor=floor)
                     state = await _append(scheduler, connection, head, state, events)
                     if not events:
                         await queue.project(connection, state)  # the row was behind the log

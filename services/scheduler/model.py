@@ -27,11 +27,12 @@ MAX_RETRIES = 5  # a job that has lost five trainers is more likely the cause th
 LEASE = timedelta(seconds=10)  # several heartbeats; a restarted NATS or scheduler fits into it
 
 
-def decide_lease(state: JobState, trainer_id: str) -> list[JobEvent]:
-    """Give the job to a trainer, under the next fencing epoch."""
+def decide_lease(state: JobState, trainer_id: str, *, floor: int = 0) -> list[JobEvent]:
+    """Give the job to a trainer, under the next fencing epoch above ``floor``: up to there, a
+    history that was lost with the database may have given them already."""
     if state.status != "queued" or state.leased or state.trained:
         return []
-    return [JobLeased(epoch=state.epoch + 1, trainer_id=trainer_id)]
+    return [JobLeased(epoch=max(state.epoch, floor) + 1, trainer_id=trainer_id)]
 
 
 def decide_report(state: JobState, report: AnyReport) -> list[JobEvent]:
@@ -88,6 +89,21 @@ def decide_reclaim(state: JobState, epoch: Epoch, reason: str) -> list[JobEvent]
             )
         ]
     return [JobReclaimed(epoch=epoch, reason=reason, retries=state.retries + 1)]
+
+
+def decide_restored(
+    state: JobState, reason: str, *, checkpoint_lost: bool = False
+) -> list[JobEvent]:
+    """The database was restored: whoever had a lease may have lost it, or ended, in a history that
+    nobody remembers. That is no retry of the job's. ``checkpoint_lost``: the file isn't there."""
+    lost = checkpoint_lost and state.checkpoint is not None
+    if state.status in ENDED or state.trained or not (state.leased or lost):
+        return []
+    if state.leased and state.cancel_requested:
+        return [cancelled(state, state.tokens_processed)]
+    # A job that waits was leased before, or it would have no checkpoint.
+    epoch = max(state.epoch, 1)
+    return [JobReclaimed(epoch=epoch, reason=reason, retries=state.retries, checkpoint_lost=lost)]
 
 
 def decide_cancel(state: JobState) -> tuple[list[JobEvent], Cancelling | AlreadyEnded]:

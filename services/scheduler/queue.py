@@ -115,15 +115,15 @@ async def candidates(
     return [Candidate(**row) for row in rows]
 
 
-async def claim(connection: Connection, job_id: UUID) -> bool:
-    """Lock a waiting job's row for this transaction; False when another scheduler has it."""
-    return bool(
-        await connection.fetchval(
-            "SELECT 1 FROM scheduler.queue WHERE job_id = $1 AND status = 'waiting'"
-            " FOR UPDATE SKIP LOCKED",
-            job_id,
-        )
+async def claim(connection: Connection, job_id: UUID) -> int | None:
+    """Lock a waiting job's row for this transaction; None when another scheduler has it, otherwise
+    the floor under new fencing epochs."""
+    floor: int | None = await connection.fetchval(
+        "SELECT (SELECT floor FROM scheduler.fence) FROM scheduler.queue"
+        " WHERE job_id = $1 AND status = 'waiting' FOR UPDATE SKIP LOCKED",
+        job_id,
     )
+    return floor
 
 
 async def alone_with(connection: Connection, trainer_id: str) -> None:
