@@ -12,17 +12,17 @@ up *ARGS:
 demo *ARGS:
     @exec python -m deploy.local.demo "$@"
 
-# Every test but the benchmarks: just test [pytest's options]
+# Every test but the benchmarks, or some: just test [pytest's options] [PATH]
 test *ARGS:
-    @exec pytest tests/unit tests/integration tests/conformance tests/e2e "$@"
+    @{{ split }} tests/e2e tests/conformance tests/integration tests/unit "$@"
 
 # Tests of single parts, without servers
 test-unit *ARGS:
-    @exec pytest tests/unit "$@"
+    @{{ split }} tests/unit "$@"
 
 # Tests of each room on real PostgreSQL, NATS and S3
 test-integration *ARGS:
-    @exec pytest tests/integration "$@"
+    @{{ split }} tests/integration "$@"
 
 # Every request of the public documents against the whole platform, sent by curl where they use it
 test-conformance *ARGS:
@@ -30,7 +30,13 @@ test-conformance *ARGS:
 
 # Tests of the whole platform over HTTP, with processes killed
 test-e2e *ARGS:
-    @exec pytest tests/e2e "$@"
+    @{{ split }} tests/e2e "$@"
+
+# A whole run is split among processes, more than the two cores that CI has, since most tests wait;
+# the longest files come first, the many short ones fill the end. Whoever names a path, or selects by
+# -k or --lf, gets one process.
+split := 'n=3; for word; do [ ! -e "${word%%::*}" ] || exec pytest "$@"; ' + \
+    'case $word in -k*|--lf) n=0 ;; esac; done; exec pytest -n $n'
 
 # Kill every process at every turn, and flood the gateway: a quarter of an hour
 chaos *ARGS:

@@ -1,15 +1,37 @@
 """Fixtures that every tier may use: the real servers, each started when first asked for."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deploy.local import nats
 from deploy.local.s3 import S3Settings
 from tests.support.stack import Database, Nats, Postgres, Servers
+
+# Threads that wait for each other would hold a core that another process of the run needs. It is
+# read when torch is loaded, here and in every process that a test starts.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+TOGETHER = "tests/conformance/"
+"""A folder that one process takes as a whole: its jobs are trained once for all of it."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives each process one file after the other, in the order of the command line."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return TOGETHER if nodeid.startswith(TOGETHER) else super()._split_scope(nodeid)
+
+    config.option.loadscopereorder = False  # by how many tests a file has
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,9 @@ from tests.support.local_stack import LocalStack, local_stack
 PLENTY = 100_000  # cents
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack() -> Iterator[LocalStack]:
+    """It ends before another tier begins."""
     with local_stack() as running:
         yield running
 

@@ -27,6 +27,7 @@ from tests.integration.webhook_client import (
 from tests.support.stack import Database, Nats
 
 DAY = timedelta(hours=24)
+NOBODYS = "5b6f3c4e-0b2a-4c8e-9a51-2f6d0f6f7a10"  # an id that nothing has
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +207,7 @@ async def test_a_deleted_webhook_is_gone_with_its_deliveries(
         ("POST", "/test", None),
         ("GET", "/deliveries", None),
         ("POST", "/recover", {"since": "2026-01-01T00:00:00Z"}),
-        ("POST", f"/deliveries/{uuid4()}/redeliver", None),
+        ("POST", f"/deliveries/{NOBODYS}/redeliver", None),
     ],
 )
 async def test_what_is_unknown_or_anothers_is_not_found(
