@@ -20,7 +20,7 @@ from libs.observability.metrics import DEAD_LETTERS, OBSERVATION_FAILED
 
 START_PATIENCE = 60.0  # seconds; the servers and the migrations of a cold machine take that long
 RETRY_PAUSE = 0.2  # seconds
-LOOK_EVERY = 10.0  # seconds; a dashboard's points are 15 apart, and a look counts whole queues
+LOOK_EVERY = 5.0  # seconds; who scrapes every 15 sees no older number, and a look counts queues
 STOP_PATIENCE = 4.0  # seconds, of the 5 a supervisor waits; unfinished work is delivered again
 
 NOT_YET = (

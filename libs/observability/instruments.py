@@ -119,6 +119,13 @@ def total(name: str, unit: str, description: str, *attributes: str) -> Gauge:
     return shown
 
 
+def measured_elsewhere(name: str, description: str, *attributes: str) -> Metric:
+    """A duration of OpenTelemetry's conventions, whose instrument is where it is measured. Its
+    attributes are as Prometheus has them."""
+    _declare(name, "histogram", "s", description, attributes)
+    return METRICS[name]
+
+
 def declared() -> Mapping[str, Metric]:
     """By every name under which Prometheus has one of their series."""
     return {series: metric for metric in METRICS.values() for series in metric.prometheus}

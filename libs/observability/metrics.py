@@ -16,6 +16,7 @@ from libs.observability.instruments import (
     gauge,
     histogram,
     level,
+    measured_elsewhere,
     total,
 )
 
@@ -239,4 +240,27 @@ OBSERVATION_FAILED = counter(
     "{look}",
     "Looks at the database or at NATS that failed.",
     "what",
+)
+
+# By OpenTelemetry's conventions, measured at the seams where requests and messages come in.
+REQUESTS = measured_elsewhere(
+    "http.server.request.duration",
+    "HTTP requests, by route, method and status.",
+    *("http_request_method", "http_response_status_code", "http_route"),
+)
+ANSWERS = measured_elsewhere(
+    "rpc.server.duration",
+    "Questions that a service answered.",
+    *("rpc_system_name", "rpc_method", "tuneyard_outcome"),
+)
+QUESTIONS = measured_elsewhere(
+    "rpc.client.duration",
+    "Questions that a service asked, over all tries.",
+    *("rpc_system_name", "rpc_method", "tuneyard_outcome"),
+)
+HANDLED = measured_elsewhere(
+    "messaging.process.duration",
+    "Messages that a consumer handled.",
+    *("messaging_system", "messaging_operation_type", "messaging_consumer_group_name"),
+    "tuneyard_outcome",
 )

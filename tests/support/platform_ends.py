@@ -48,6 +48,7 @@ class Platform(Struct, kw_only=True):
     """The gateway's and the trainer's ends; ``sql`` may do anything."""
 
     stack: Stack
+    supervisor: Supervisor
     gateway: NatsBroker
     trainer: NatsBroker
     log: GroupCommit
@@ -190,7 +191,13 @@ async def running_platform(
         ):
             sql = await connect(stack.admin_dsn())
             yield Platform(
-                stack=stack, gateway=gateway, trainer=trainer, log=log, sql=sql, http=http
+                stack=stack,
+                supervisor=supervisor,
+                gateway=gateway,
+                trainer=trainer,
+                log=log,
+                sql=sql,
+                http=http,
             )
             await sql.close()
         await gateway.stop()
