@@ -11,6 +11,7 @@ A gauge that is read from the database is the same in every replica: a query tak
 from libs.observability.instruments import (
     APPENDS,
     DELIVERY,
+    METRICS,
     WAITS,
     counter,
     gauge,
@@ -264,3 +265,6 @@ HANDLED = measured_elsewhere(
     *("messaging_system", "messaging_operation_type", "messaging_consumer_group_name"),
     "tuneyard_outcome",
 )
+
+ALL = METRICS
+"""Every metric that is declared above, by its name."""

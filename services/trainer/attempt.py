@@ -79,8 +79,7 @@ class Attempt:
         self._work: asyncio.Task[AnyReport] | None = None
         self._training: Training | None = None
         self._started = asyncio.Event()
-        before = lease.checkpoint.tokens_processed if lease.checkpoint else 0
-        self._meter = Meter(lease.job_type, before)
+        self._meter = Meter(lease)
         self._settling = False
         self._cancelled = False
         self._leaving = False
@@ -294,9 +293,8 @@ class Attempt:
 
     def _tokens_processed(self) -> int:
         """Over all attempts, as far as is known."""
-        before = self._lease.checkpoint.tokens_processed if self._lease.checkpoint else 0
         known = self._run.status() or self._run.state()
-        return self._meter.processed(max(before, known.tokens_processed if known else 0))
+        return self._meter.processed(known.tokens_processed if known else 0)
 
 
 def _text(path: Path | None) -> str | None:

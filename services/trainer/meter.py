@@ -4,6 +4,7 @@ from types import TracebackType
 from typing import Self
 
 from libs.contracts.base import JobType
+from libs.contracts.scheduler_rpc import LeaseGranted
 from libs.contracts.training import MetricPoint
 from libs.observability.metrics import GPU_MEMORY, THROUGHPUT, TOKENS, TRAINER_BUSY
 
@@ -11,11 +12,11 @@ GB = 1e9  # bytes, as training measures in
 
 
 class Meter:
-    """In ``with``, for as long as the trainer has the job; ``tokens`` were processed before."""
+    """In ``with``, for as long as the trainer works on the job."""
 
-    def __init__(self, job_type: JobType, tokens: int) -> None:
-        self._kind = {"job_type": job_type}
-        self._tokens = tokens
+    def __init__(self, lease: LeaseGranted) -> None:
+        self._kind = {"job_type": lease.job_type}
+        self._tokens = lease.checkpoint.tokens_processed if lease.checkpoint else 0
 
     def __enter__(self) -> Self:
         TRAINER_BUSY.add(1)
@@ -29,10 +30,11 @@ class Meter:
             gauge.show()
 
     def processed(self, tokens: int) -> int:
-        """So many by now, over all attempts; what was resumed from is not counted anew."""
+        """So many are known of now; how many that is over all attempts. What was resumed from is
+        not counted anew."""
         TOKENS.add(max(tokens - self._tokens, 0), self._kind)
         self._tokens = max(tokens, self._tokens)
-        return tokens
+        return self._tokens
 
 
 def show(job_type: JobType, point: MetricPoint) -> None:
