@@ -222,9 +222,8 @@ async def _reclaim(scheduler: Scheduler, lease: queue.Lease, reason: str) -> Non
 
 
 def inbox_of(envelope: Envelope, event_class: type[Event]) -> Inbox:
-    return Inbox(
-        consumer=durable_name("scheduler", type_of(event_class)), event_id=envelope.event_id
-    )
+    consumer = durable_name("scheduler", type_of(event_class))
+    return Inbox(consumer=consumer, event_id=envelope.event_id)
 
 
 async def _load(connection: Connection, job_id: UUID) -> tuple[Head, JobState]:

@@ -81,8 +81,7 @@ class Attempt:
         self._started = asyncio.Event()
         self._meter = Meter(lease)
         self._settling = False
-        self._cancelled = False
-        self._leaving = False
+        self._cancelled = self._leaving = False
         self._lost = False
 
     async def run(self) -> None:

@@ -141,7 +141,8 @@ def test_an_overlay_with_the_component_is_valid(
 def test_every_pod_of_ours_is_scraped_where_it_listens(watched: tuple[Manifest, ...]) -> None:
     (monitor,) = (one for one in watched if one["kind"] == "PodMonitor")
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-    pods = {one["metadata"]["name"]: pod_of(one) for one in watched if one["kind"] == "Deployment"}
+    kinds = ("Deployment", "StatefulSet")
+    pods = {one["metadata"]["name"]: pod_of(one) for one in watched if one["kind"] in kinds}
     for name in SETTINGS:
         pod = pods[name]
         labels = pod["metadata"]["labels"]
