@@ -167,14 +167,7 @@ async def test_a_scrape_of_each_service_says_exactly_what_happened(seen: Seen) -
     for service, expected in happened.items():
         shown = {name: seen.scraped[service].get(name) for name in expected}
         assert shown == expected, service
-    assert (
-        sum(
-            value
-            for (name, _), value in seen.scraped["relay"].items()
-            if name == "tuneyard_event_published_total"
-        )
-        == EVENTS
-    )
+    assert published(seen.scraped["relay"]) == EVENTS
 
 
 async def test_no_consumer_is_behind_and_every_durable_one_is_shown(seen: Seen) -> None:
@@ -227,6 +220,28 @@ async def test_a_collector_is_sent_the_same_by_otlp(seen: Seen) -> None:
     await eventually(lambda: sent() == wanted)
     for name, unit in seen.collector.units.items():
         assert METRICS[name].unit == unit
+
+
+async def test_what_is_published_again_is_not_counted_again(seen: Seen) -> None:
+    """As after the death of a relay that had published and not yet deleted."""
+    sql = seen.platform.sql
+    await sql.execute("INSERT INTO log.outbox SELECT position FROM log.event")
+    async with asyncio.timeout(LOOK):
+        while await sql.fetchval("SELECT count(*) FROM log.outbox"):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+    relay = await scrape(listening(seen.platform, "relay"))
+
+    captured = series("tuneyard_payment_amount_total", event="captured", currency="USD")
+    assert relay[captured] == PRICE
+    assert published(relay) == EVENTS
+
+
+def published(relay: dict[Series, float]) -> float:
+    """Events, of whatever type."""
+    return sum(
+        value for (name, _), value in relay.items() if name == "tuneyard_event_published_total"
+    )
 
 
 def stands_still(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Each process of the local stack listens on a port of its own, where the operator wants to look."""
+"""Each process of the local stack listens on a port of its own, if an operator wants to look."""
 
 import pytest
 
@@ -22,5 +22,5 @@ def test_the_processes_listen_one_behind_the_other() -> None:
 
 @pytest.mark.parametrize("listen", ["9464", ":9464", "127.0.0.1:http", "127.0.0.1:65535", "a:0"])
 def test_what_is_no_row_of_addresses_is_refused_with_an_example(listen: str) -> None:
-    with pytest.raises(StackError, match="such as 127.0.0.1:9464"):
+    with pytest.raises(StackError, match=r"such as 127\.0\.0\.1:9464"):
         environment({METRICS_LISTEN: listen}, 1 if listen.endswith("65535") else 0)
