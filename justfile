@@ -74,6 +74,10 @@ sdk:
 asyncapi *ARGS:
     @exec python -m tests.support.asyncapi_release "$@"
 
+# Write dashboards, Kubernetes' alerts and the table of metrics from what declares them
+dashboards:
+    @exec python -m tests.support.dashboards
+
 # Record the examples of the OpenAPI document anew, from a platform that is started for it
 examples:
     @exec python -m tests.conformance.record

@@ -38,7 +38,7 @@ def nats_users() -> str:
 
 
 def compose_secrets() -> dict[str, Callable[[], str]]:
-    """How each variable that ``deploy/compose.yaml`` needs is made."""
+    """How each variable that ``deploy/compose*.yaml`` needs is made."""
     return {
         "POSTGRES_PASSWORD": _secret,
         **{f"ROLE_PASSWORD_{role.upper()}": _secret for role in ROLES},
@@ -46,6 +46,7 @@ def compose_secrets() -> dict[str, Callable[[], str]]:
         "S3_ACCESS_KEY": lambda: secrets.token_hex(10),
         "S3_SECRET_KEY": _secret,
         "KEY_PEPPER": lambda: secrets.token_hex(SECRET_BYTES),
+        "GRAFANA_PASSWORD": _secret,
     }
 
 

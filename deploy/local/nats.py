@@ -83,9 +83,13 @@ PERMISSIONS: dict[str, Permissions] = {
         ),
         subscribe=("rpc.telemetry.>",),
     ),
-    # The one publisher of events; it also declares the streams.
+    # The one publisher of events; it also declares the streams, and shows how far consumers are.
     "relay": Permissions(
-        publish=("events.>", *(subject for stream in STREAMS for subject in declare(stream))),
+        publish=(
+            "events.>",
+            *(subject for stream in STREAMS for subject in declare(stream)),
+            *(f"$JS.API.CONSUMER.LIST.{stream}" for stream in STREAMS),
+        ),
         subscribe=("nudge.outbox", "rpc.relay.>"),
     ),
     OPERATOR: Permissions(publish=(">",), subscribe=(">",)),

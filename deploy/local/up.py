@@ -12,7 +12,7 @@ from pathlib import Path
 
 import aiohttp
 
-from deploy.local import issuer, nats, payments, postgres, s3, subscribers
+from deploy.local import issuer, nats, observation, payments, postgres, s3, subscribers
 from deploy.local.account import ensure_credentials
 from deploy.local.program import (
     Program,
@@ -70,7 +70,9 @@ async def up(
         further_gateways=tuple(free_port() for _ in range(replicas - 1)),
         trainers=trainers,
         stripe=payments.own_stripe(os.environ),
+        observation=observation.wanted(os.environ),
     )
+    show_metrics(stack, say)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -91,6 +93,16 @@ async def up(
             (program.name for program in programs(stack)), within_seconds=SERVICES_STOP_SECONDS
         )
         await supervisor.stop(SERVERS, within_seconds=SERVERS_STOP_SECONDS)
+
+
+def show_metrics(stack: Stack, say: Say) -> None:
+    """Where each process's metrics will be, if the operator wants any."""
+    for program in programs(stack):
+        listen = program.env.get(observation.METRICS_LISTEN)
+        if listen is not None:
+            if not port_is_free(int(listen.rpartition(":")[2])):
+                raise StackError(f"{listen} is taken: choose other ports for the metrics.")
+            say(f"metrics of {program.name} http://{listen}/metrics")
 
 
 async def start(stack: Stack, supervisor: Supervisor, say: Say, now: datetime) -> None:

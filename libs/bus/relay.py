@@ -10,8 +10,9 @@ published late, never skipped.
 import asyncio
 import os
 import signal
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Annotated
 
 import asyncpg
@@ -26,15 +27,19 @@ from nats.js import JetStreamContext
 from nats.js.api import PubAck
 from opentelemetry.trace import SpanKind
 
+from libs.bus import gauges
 from libs.bus.broker import make_broker
+from libs.bus.counting import count
 from libs.bus.probe import probed
 from libs.bus.rpc import answer_pings
+from libs.bus.service import database, watched
 from libs.bus.streams import NUDGE, declare_streams, event_subject
 from libs.contracts.base import Envelope
 from libs.eventlog.connection import Connection, connect
 from libs.eventlog.read import decode_meta
 from libs.observability.export import observe, say_farewell
 from libs.observability.logs import configure_logs
+from libs.observability.metrics import RELAY_LEADS
 from libs.observability.spans import begun
 from libs.settings import decode_settings
 
@@ -89,8 +94,11 @@ def envelope_of(row: asyncpg.Record) -> Envelope:
     )
 
 
-async def drain(connection: Connection, jetstream: JetStreamContext) -> int:
-    """Publish what is in the outbox, at most ``DRAIN`` rows; the number of rows published.
+async def drain(
+    connection: Connection, jetstream: JetStreamContext, *, observed: bool = False
+) -> int:
+    """Publish what is in the outbox, at most ``DRAIN`` rows; the number of rows published, which
+    are counted if anybody wants metrics.
 
     The header carries the trace as the event has it, and not the span of publishing: whoever
     consumes it follows from what appended it, and a relay that dies leaves no gap between them.
@@ -114,22 +122,26 @@ async def drain(connection: Connection, jetstream: JetStreamContext) -> int:
         ack.add_done_callback(publishing.end)
         acks.append(ack)
     if acks:
-        await _acknowledged(acks, connection)
+        taken = await _acknowledged(acks, connection)
         await connection.execute(
             "DELETE FROM log.outbox WHERE position = ANY($1::bigint[])",
             [row["position"] for row in rows],
         )
+        if observed:
+            await count(connection, rows, taken)
     return len(rows)
 
 
-async def _acknowledged(acks: Sequence[asyncio.Future[PubAck]], connection: Connection) -> None:
+async def _acknowledged(
+    acks: Sequence[asyncio.Future[PubAck]], connection: Connection
+) -> list[PubAck]:
     """Wait for them, and let PostgreSQL hear of this leader: a slow NATS is not its death."""
     waiting = asyncio.gather(*acks)
     try:
         async with asyncio.timeout(PUBACK_TIMEOUT):
             while not (await asyncio.wait({waiting}, timeout=POLL))[0]:
                 await connection.execute("SELECT 1")
-            await waiting
+            return await waiting
     finally:
         waiting.cancel()
 
@@ -143,20 +155,29 @@ async def connect_to_lead(database_url: str) -> Connection:
     return connection
 
 
-async def lead(connection: Connection, jetstream: JetStreamContext, nudged: asyncio.Event) -> None:
+async def lead(
+    connection: Connection,
+    jetstream: JetStreamContext,
+    nudged: asyncio.Event,
+    *,
+    observed: bool = False,
+) -> None:
     """Wait for the lock, then drain for ever. Raises when PostgreSQL or NATS fails."""
     while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", RELAY_LOCK):  # noqa: ASYNC110
         await asyncio.sleep(LOCK_RETRY)
     logger.info("relay leads")
+    RELAY_LEADS.show((1,))
     while True:
         nudged.clear()
-        if await drain(connection, jetstream) < DRAIN:
+        if await drain(connection, jetstream, observed=observed) < DRAIN:
             with suppress(TimeoutError):
                 async with asyncio.timeout(POLL):
                     await nudged.wait()
 
 
-async def relay(broker: NatsBroker, database_url: str, *, stream_replicas: int = 1) -> None:
+async def relay(
+    broker: NatsBroker, database_url: str, *, stream_replicas: int = 1, observed: bool = False
+) -> None:
     """Lead, or stand by; after any failure begin again with a fresh connection."""
     nudged = asyncio.Event()
 
@@ -166,12 +187,13 @@ async def relay(broker: NatsBroker, database_url: str, *, stream_replicas: int =
     client = await broker.connect()
     await client.subscribe(NUDGE, cb=nudge)
     while True:
+        RELAY_LEADS.show((0,))
         connection: Connection | None = None
         try:
             jetstream = client.jetstream(publish_async_max_pending=2 * DRAIN)
             await declare_streams(jetstream, replicas=stream_replicas)
             connection = await connect_to_lead(database_url)
-            await lead(connection, jetstream, nudged)
+            await lead(connection, jetstream, nudged, observed=observed)
         except (
             OSError,
             asyncpg.PostgresError,
@@ -191,18 +213,43 @@ def leave() -> None:
     os._exit(0)
 
 
+@asynccontextmanager
+async def gauges_shown(
+    observed: bool, database_url: str, jetstream: JetStreamContext
+) -> AsyncIterator[None]:
+    """Look at PostgreSQL and NATS for all services, over a connection beside the relay's own."""
+    if not observed:
+        yield
+        return
+    async with (
+        database(database_url, size=1) as pool,
+        watched(True, "postgres", partial(gauges.look_at_postgres, pool), *gauges.OF_POSTGRES),
+        watched(True, "nats", partial(gauges.look_at_nats, jetstream), *gauges.OF_NATS),
+    ):
+        yield
+
+
 async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("relay", settings.log_level)
-    observe("relay", os.environ)
+    observed = observe("relay", os.environ)
     # As a container's first process it would not be ended by a signal that it has not asked for.
     # It may leave in the middle of anything: who comes next publishes again.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave)
     broker = make_broker(settings.nats_url)
     answer_pings(broker, "relay")
     await broker.start()
-    async with probed(settings.probe_listen, await broker.connect()):
-        await relay(broker, settings.database_url, stream_replicas=settings.stream_replicas)
+    client = await broker.connect()
+    async with (
+        probed(settings.probe_listen, client),
+        gauges_shown(observed, settings.database_url, client.jetstream()),
+    ):
+        await relay(
+            broker,
+            settings.database_url,
+            stream_replicas=settings.stream_replicas,
+            observed=observed,
+        )
 
 
 if __name__ == "__main__":

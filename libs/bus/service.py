@@ -15,9 +15,12 @@ from libs.bus.rpc import answer_pings
 from libs.bus.streams import streams_exist
 from libs.eventlog.connection import Pool, create_pool
 from libs.eventlog.dead_letters import RETRY_EVERY, DeadLetters
+from libs.observability.instruments import Gauge
+from libs.observability.metrics import DEAD_LETTERS, OBSERVATION_FAILED
 
 START_PATIENCE = 60.0  # seconds; the servers and the migrations of a cold machine take that long
 RETRY_PAUSE = 0.2  # seconds
+LOOK_EVERY = 5.0  # seconds; who scrapes every 15 sees no older number, and a look counts queues
 STOP_PATIENCE = 4.0  # seconds, of the 5 a supervisor waits; unfinished work is delivered again
 
 NOT_YET = (
@@ -67,6 +70,28 @@ async def every(seconds: float, work: Callable[[], Awaitable[object]]) -> AsyncI
         await asyncio.gather(task, return_exceptions=True)
 
 
+@asynccontextmanager
+async def watched(
+    observed: bool, what: str, look: Callable[[], Awaitable[None]], *gauges: Gauge
+) -> AsyncIterator[None]:
+    """Bring ``gauges`` up to date again and again while the body runs, if anybody wants metrics.
+
+    After a failure they show nothing: a number that was true once would look as if all were well.
+    """
+
+    async def bring_up_to_date() -> None:
+        try:
+            await look()
+        except Exception:
+            for gauge in gauges:
+                gauge.show()
+            OBSERVATION_FAILED.add(1, {"what": what})
+            raise
+
+    async with every(LOOK_EVERY, bring_up_to_date) if observed else nullcontext():
+        yield
+
+
 async def run_service(
     broker: NatsBroker,
     service: str,
@@ -74,13 +99,14 @@ async def run_service(
     streams: frozenset[str] = frozenset(),
     probe_listen: str | None = None,
     letters: DeadLetters | None = None,
+    observed: bool = False,
 ) -> None:
     """Serve what is registered on ``broker``, and pings, until SIGTERM or SIGINT.
 
     ``streams`` are the names of the JetStream streams it consumes: serving begins when somebody
     has declared them, and from then on probes are answered at ``probe_listen``. ``letters`` are
-    what its consumers could not handle, tried again when an operator wants it. Raises TimeoutError
-    when NATS, or a stream, is not there after a minute.
+    what its consumers could not handle, tried again when an operator wants it, and counted when it
+    is ``observed``. Raises TimeoutError when NATS, or a stream, is not there after a minute.
     """
     answer_pings(broker, service)
     async with asyncio.timeout(START_PATIENCE):
@@ -89,7 +115,10 @@ async def run_service(
     await broker.start()
     logger.info("serving")
     retrying = every(RETRY_EVERY, letters.retry) if letters else nullcontext()
-    async with probed(probe_listen, client), retrying:
+    counting = (
+        watched(observed, "dead_letters", letters.count, DEAD_LETTERS) if letters else nullcontext()
+    )
+    async with probed(probe_listen, client), retrying, counting:
         await _told_to_stop()
     try:
         async with asyncio.timeout(STOP_PATIENCE):

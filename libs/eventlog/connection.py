@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
+from libs.observability.metrics import POOL_WAIT
+
 COMMAND_TIMEOUT = 10.0  # seconds; a statement of ours takes milliseconds
 CONNECT_TIMEOUT = 5.0
 ACQUIRE_TIMEOUT = 5.0  # seconds; a request that waits longer is better refused than kept
@@ -170,8 +172,13 @@ class _Use:
     async def __aenter__(self) -> Connection:
         free = self._pool.take_free()
         if free is None:  # a deadline costs as much as the rest, so only who waits has one
-            async with asyncio.timeout(self._timeout):
-                free = await self._pool.take()
+            loop = asyncio.get_running_loop()
+            since = loop.time()
+            try:
+                async with asyncio.timeout(self._timeout):
+                    free = await self._pool.take()
+            finally:
+                POOL_WAIT.record(loop.time() - since)
         self._connection = free
         return free
 

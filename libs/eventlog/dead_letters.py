@@ -13,6 +13,7 @@ from msgspec import Struct, field
 
 from libs.eventlog.connection import Connection, Pool
 from libs.eventlog.record import AlreadyHandled
+from libs.observability.metrics import DEAD_LETTERS
 
 RETRY_EVERY = 2.0  # seconds until a process looks again; somebody waits for the answer
 ATTEMPTS = 3  # processes that may die of one retry before it rests
@@ -26,6 +27,10 @@ WHERE attempts_left > 0 AND consumer = ANY($1) AND id > $2 ORDER BY id LIMIT $3
 BEGIN_SQL = """
 UPDATE log.dead_letter SET attempts_left = attempts_left - 1, tries = tries + 1
 WHERE id = $1 AND attempts_left > 0 RETURNING consumer, payload
+"""
+
+COUNT_SQL = """
+SELECT consumer, count(*) AS letters FROM log.dead_letter GROUP BY consumer
 """
 
 Handle = Callable[[bytes], Awaitable[None]]
@@ -52,6 +57,12 @@ class DeadLetters(Struct, kw_only=True):
             error,
             tries,
         )
+
+    async def count(self) -> None:
+        """Show how many there are of each consumer of this process, those with none as well."""
+        rows = await self.pool.fetch(COUNT_SQL)
+        there = {row["consumer"]: row["letters"] for row in rows}
+        DEAD_LETTERS.show(*((there.get(one, 0), one) for one in self.handlers))
 
     async def retry(self) -> None:
         """Handle again, oldest first, what an operator wants handled again: one that succeeds is

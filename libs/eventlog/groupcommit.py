@@ -13,6 +13,7 @@ import asyncpg
 from libs.eventlog.append import Outcome, outcome, statement
 from libs.eventlog.connection import Connection
 from libs.eventlog.record import AlreadyHandled, Append, KeyTaken, VersionConflict
+from libs.observability.metrics import BATCH
 from libs.observability.spans import span
 
 MAX_BATCH = 64  # beyond it a larger statement costs more than a second commit saves (measured)
@@ -120,6 +121,7 @@ class GroupCommit:
                 error = VersionConflict(batch[0][0].records[0].stream)
             _fail_all(batch, error)
             return
+        BATCH.record(len(batch))
         for row in rows:
             append, future = batch[row["n"]]
             _settle(future, outcome(row, append))

@@ -13,8 +13,9 @@ from libs.observability.observation import Observation
 from libs.settings import decode_settings
 
 
-def observe(service: str, environ: Mapping[str, str]) -> None:
-    """Begin to export this process's spans and metrics, as far as ``environ`` wants it.
+def observe(service: str, environ: Mapping[str, str]) -> bool:
+    """Begin to export this process's spans and metrics, as far as ``environ`` wants it; whether
+    anybody wants metrics, so that what costs a look at the database is looked at.
 
     To be called once, before anything asks for a tracer or a meter. What is waiting is sent when
     the process ends in an orderly way. Raises SettingsError, and OSError where
@@ -31,6 +32,7 @@ def observe(service: str, environ: Mapping[str, str]) -> None:
 
         export_metrics(service, observation)
         measure_durations()
+    return observation.metrics
 
 
 def say_farewell() -> None:

@@ -37,7 +37,7 @@ def now() -> datetime:
 async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("artifact", settings.log_level)
-    observe("artifact", os.environ)
+    observed = observe("artifact", os.environ)
     broker = make_broker(settings.nats_url)
     bucket = ObjectStoreSettings(
         endpoint=settings.s3_endpoint,
@@ -69,6 +69,7 @@ async def main() -> None:
                 streams=frozenset({"EVENTS"}),
                 letters=letters,
                 probe_listen=settings.probe_listen,
+                observed=observed,
             )
 
 

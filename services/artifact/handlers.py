@@ -33,6 +33,7 @@ from libs.eventlog.read import load
 from libs.eventlog.record import Append, Context, Inbox, VersionConflict, records_after
 from libs.jobstate.state import JobState, decode_state
 from libs.objectstore import ObjectNotFound, ObjectStore
+from libs.observability.metrics import BYTES_PUBLISHED, RESULTS_JUDGED
 from libs.observability.spans import span
 from libs.observability.trace import traceparent_within
 from services.artifact.model import (
@@ -117,7 +118,11 @@ class Desk(Struct, frozen=True, kw_only=True):
         except VersionConflict:
             logger.info("another replica has judged the result")
             return
-        logger.info("result judged", published=isinstance(verdict, ArtifactPublished))
+        published = isinstance(verdict, ArtifactPublished)
+        RESULTS_JUDGED.add(1, {"outcome": "published" if published else "rejected"})
+        if published:
+            BYTES_PUBLISHED.add(sum(file.size_bytes for file in event.files))
+        logger.info("result judged", published=published)
 
     async def give_downloads(self, request: GetDownloads) -> Downloads | NotPublished:
         state = await self._job(request.job_id)

@@ -15,7 +15,7 @@ from faststream.nats import NatsBroker
 from libs.bus.broker import make_broker
 from libs.bus.consume import consume
 from libs.bus.rpc import answer, ask
-from libs.bus.service import database, every, run_service
+from libs.bus.service import database, every, run_service, watched
 from libs.bus.streams import nudge_relay
 from libs.contracts import billing_rpc, provider_rpc
 from libs.contracts.gateway import JobSubmitted
@@ -30,6 +30,7 @@ from services.billing import (
     charges,
     checkout,
     extensions,
+    gauges,
     handlers,
     provider_events,
     statement,
@@ -51,7 +52,7 @@ logger = structlog.get_logger()
 async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("billing", settings.log_level)
-    observe("billing", os.environ)
+    observed = observe("billing", os.environ)
     broker = make_broker(settings.nats_url)
     async with database(settings.database_url, size=POOL_SIZE) as pool:
         prices = read_prices(settings.prices)
@@ -85,6 +86,7 @@ async def main() -> None:
         async with (
             every(SWEEP_EVERY, partial(handlers.void_orphans, billing)),
             every(charges.WORK_EVERY, partial(charges.work, billing)),
+            watched(observed, "money", partial(gauges.look, billing), *gauges.ALL),
             listening(broker, billing),
         ):
             await run_service(
@@ -93,6 +95,7 @@ async def main() -> None:
                 streams=frozenset({"EVENTS"}),
                 letters=letters,
                 probe_listen=settings.probe_listen,
+                observed=observed,
             )
 
 

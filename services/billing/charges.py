@@ -15,6 +15,7 @@ from msgspec import Struct
 from libs.contracts.base import Cents
 from libs.contracts.billing import PaymentChargeStarted, PaymentEvent, PaymentRefundFailed
 from libs.eventlog.read import decode_meta
+from libs.observability.metrics import PROVIDER_ERRORS
 from libs.observability.spans import span
 from libs.observability.trace import continued
 from services.billing.accounts import hold_card
@@ -127,7 +128,9 @@ async def _try_to_advance(billing: Billing, provider: PaymentProvider, owner: Ow
             await advance(billing, provider, owner)
     except (ProviderUnavailable, ProviderRefused) as error:
         # Refused: the operator's to mend (a key, an account). It is nobody's card that failed.
-        level = logger.warning if isinstance(error, ProviderUnavailable) else logger.error
+        unavailable = isinstance(error, ProviderUnavailable)
+        PROVIDER_ERRORS.add(1, {"reason": "unavailable" if unavailable else "refused"})
+        level = logger.warning if unavailable else logger.error
         level("card provider gave no outcome", job_id=str(owner.job_id), error=str(error))
     except Exception:
         logger.exception("payment not advanced", job_id=str(owner.job_id))

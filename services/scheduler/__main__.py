@@ -11,7 +11,7 @@ import uvloop
 from libs.bus.broker import make_broker
 from libs.bus.consume import consume, subscribe
 from libs.bus.rpc import answer
-from libs.bus.service import database, every, run_service
+from libs.bus.service import database, every, run_service, watched
 from libs.bus.streams import nudge_relay
 from libs.contracts import scheduler_rpc
 from libs.contracts.artifact import ArtifactPublished, ArtifactRejected
@@ -21,7 +21,7 @@ from libs.eventlog.dead_letters import DeadLetters
 from libs.observability.export import observe
 from libs.observability.logs import configure_logs
 from libs.settings import SettingsError, decode_settings
-from services.scheduler import handlers, reports, retention
+from services.scheduler import gauges, handlers, reports, retention
 from services.scheduler.settings import Settings
 
 POOL_SIZE = 12
@@ -31,7 +31,7 @@ SWEEP_EVERY = 1.0  # seconds
 async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("scheduler", settings.log_level)
-    observe("scheduler", os.environ)
+    observed = observe("scheduler", os.environ)
     broker = make_broker(settings.nats_url)
     async with database(settings.database_url, size=POOL_SIZE) as pool:
         scheduler = handlers.Scheduler(
@@ -65,13 +65,17 @@ async def main() -> None:
             delays=reports.DELAYS,
             ack_wait=reports.WAIT,
         )
-        async with every(SWEEP_EVERY, partial(handlers.reclaim_lapsed, scheduler)):
+        async with (
+            every(SWEEP_EVERY, partial(handlers.reclaim_lapsed, scheduler)),
+            watched(observed, "queue", partial(gauges.look, pool, scheduler.now), *gauges.ALL),
+        ):
             await run_service(
                 broker,
                 "scheduler",
                 streams=frozenset({"EVENTS", "REPORTS"}),
                 letters=letters,
                 probe_listen=settings.probe_listen,
+                observed=observed,
             )
 
 

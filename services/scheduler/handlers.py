@@ -33,6 +33,7 @@ from libs.jobstate.state import JobState, fold, job_stream, row_of, state_of
 from libs.observability.spans import current_span, span
 from libs.observability.trace import continued, traceparent_within
 from services.scheduler import model, queue
+from services.scheduler.counting import count
 from services.scheduler.fairness import in_turn
 from services.scheduler.idle import Idle, InOrder
 
@@ -63,13 +64,14 @@ class UnknownJob(Exception):
     """A message names a job that the log does not have."""
 
 
-async def enqueue_job(scheduler: Scheduler, envelope: Envelope, _event: JobSubmitted) -> None:
+async def enqueue_job(scheduler: Scheduler, envelope: Envelope, event: JobSubmitted) -> None:
     """The job waits from now on, if nothing has happened to it yet."""
     async with scheduler.pool.acquire() as connection, connection.transaction():
         await enter_inbox(connection, inbox_of(envelope, JobSubmitted))
         _, state = await _load(connection, envelope.job_id)
         await queue.project(connection, state)
     scheduler.idle.wake()
+    count(state, [event], scheduler.now())
 
 
 async def lease_job(scheduler: Scheduler, request: LeaseRequest) -> LeaseGranted | NoWork:
@@ -109,10 +111,10 @@ async def _lease_next(scheduler: Scheduler, request: LeaseRequest) -> LeaseGrant
                     return again
                 if (floor := await queue.claim(connection, candidate.job_id)) is None:
                     continue
-                head, state = await _load(connection, candidate.job_id)
-                with continued(state.traceparent, job_id=str(state.id)), span("grant lease"):
-                    events = model.decide_lease(state, request.trainer_id, floor=floor)
-                    state = await _append(scheduler, connection, head, state, events)
+                head, before = await _load(connection, candidate.job_id)
+                with continued(before.traceparent, job_id=str(before.id)), span("grant lease"):
+                    events = model.decide_lease(before, request.trainer_id, floor=floor)
+                    state = await _append(scheduler, connection, head, before, events)
                     if not events:
                         await queue.project(connection, state)  # the row was behind the log
                         continue
@@ -125,6 +127,7 @@ async def _lease_next(scheduler: Scheduler, request: LeaseRequest) -> LeaseGrant
                     )
                     current_span().set(epoch=state.epoch, trainer_id=request.trainer_id)
             scheduler.committed()
+            count(before, events, now)
             with continued(state.traceparent, job_id=str(state.id)):
                 logger.info("job leased", epoch=state.epoch, trainer_id=request.trainer_id)
             return _grant(state)
@@ -151,14 +154,15 @@ async def cancel_job(scheduler: Scheduler, request: CancelJob) -> Cancelling | A
     for _ in range(TRIES):
         try:
             async with scheduler.pool.acquire() as connection, connection.transaction():
-                head, state = await _load(connection, request.job_id)
-                events, answer = model.decide_cancel(state)
-                state = await _append(scheduler, connection, head, state, events)
+                head, before = await _load(connection, request.job_id)
+                events, answer = model.decide_cancel(before)
+                state = await _append(scheduler, connection, head, before, events)
                 if state.leased and state.cancel_requested:
                     await queue.ask_to_cancel(connection, state.id)
         except VersionConflict:
             continue
         scheduler.committed()
+        count(before, events, scheduler.now())
         return answer
     raise VersionConflict(job_stream(request.job_id))
 
@@ -218,9 +222,8 @@ async def _reclaim(scheduler: Scheduler, lease: queue.Lease, reason: str) -> Non
 
 
 def inbox_of(envelope: Envelope, event_class: type[Event]) -> Inbox:
-    return Inbox(
-        consumer=durable_name("scheduler", type_of(event_class)), event_id=envelope.event_id
-    )
+    consumer = durable_name("scheduler", type_of(event_class))
+    return Inbox(consumer=consumer, event_id=envelope.event_id)
 
 
 async def _load(connection: Connection, job_id: UUID) -> tuple[Head, JobState]:
@@ -240,14 +243,15 @@ async def change(
             async with scheduler.pool.acquire() as connection, connection.transaction():
                 if inbox is not None:
                     await enter_inbox(connection, inbox)
-                head, state = await _load(connection, job_id)
-                with continued(state.traceparent, job_id=str(job_id)):
+                head, before = await _load(connection, job_id)
+                with continued(before.traceparent, job_id=str(job_id)):
                     cause = inbox.event_id if inbox else None
-                    events = decide(state)
-                    state = await _append(scheduler, connection, head, state, events, cause)
+                    events = decide(before)
+                    state = await _append(scheduler, connection, head, before, events, cause)
         except VersionConflict:
             continue
         scheduler.committed()
+        count(before, events, scheduler.now())
         return state
     raise VersionConflict(job_stream(job_id))
 

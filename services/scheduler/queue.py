@@ -55,6 +55,7 @@ class QueueRow(Struct, frozen=True, kw_only=True):
     priority: bool
     submitted_at: datetime
     memory_bytes: int
+    job_type: str
 
 
 class Lease(Struct, frozen=True, kw_only=True):
@@ -80,6 +81,7 @@ def queue_row(state: JobState) -> QueueRow | None:
         priority=state.priority,
         submitted_at=state.created_at,
         memory_bytes=memory_needed(state),
+        job_type=state.type,
     )
 
 
@@ -91,8 +93,8 @@ async def project(connection: Connection, state: JobState) -> None:
     else:
         await connection.execute(
             "INSERT INTO scheduler.queue"
-            " (job_id, account_id, status, priority, submitted_at, memory_bytes)"
-            " VALUES ($1, $2, $3, $4, $5, $6)"
+            " (job_id, account_id, status, priority, submitted_at, memory_bytes, job_type)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7)"
             " ON CONFLICT (job_id) DO UPDATE SET status = excluded.status",
             row.job_id,
             row.account_id,
@@ -100,6 +102,7 @@ async def project(connection: Connection, state: JobState) -> None:
             row.priority,
             row.submitted_at,
             row.memory_bytes,
+            row.job_type,
         )
     if not state.leased:
         await connection.execute("DELETE FROM scheduler.lease WHERE job_id = $1", state.id)

@@ -32,7 +32,7 @@ WORKERS = 256  # messages that may share one statement; each waits for the state
 async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("telemetry", settings.log_level)
-    observe("telemetry", os.environ)
+    observed = observe("telemetry", os.environ)
     broker = make_broker(settings.nats_url)
     async with database(settings.database_url, size=POOL_SIZE) as pool:
         letters = DeadLetters(pool=pool)
@@ -67,6 +67,7 @@ async def main() -> None:
             streams=frozenset({"EVENTS", "TELEMETRY"}),
             letters=letters,
             probe_listen=settings.probe_listen,
+            observed=observed,
         )
 
 

@@ -26,6 +26,7 @@ from services.trainer.checkpoint_upload import CheckpointKeeper
 from services.trainer.inputs import fetch
 from services.trainer.launch import Launcher, Training
 from services.trainer.link import Link
+from services.trainer.meter import Meter
 from services.trainer.reports import Reports
 from services.trainer.run_folder import RunFolder
 from services.trainer.telemetry import Telemetry
@@ -78,9 +79,9 @@ class Attempt:
         self._work: asyncio.Task[AnyReport] | None = None
         self._training: Training | None = None
         self._started = asyncio.Event()
+        self._meter = Meter(lease)
         self._settling = False
-        self._cancelled = False
-        self._leaving = False
+        self._cancelled = self._leaving = False
         self._lost = False
 
     async def run(self) -> None:
@@ -89,7 +90,8 @@ class Attempt:
         with unrecorded():  # a beat a second, for hours
             heart = asyncio.create_task(self._beat())
         try:
-            await asyncio.wait({work})
+            with self._meter:
+                await asyncio.wait({work})
             if report := self._outcome(work):
                 current_span().set(report=type(report).__name__.lower())
                 await self._link.report(report)
@@ -98,6 +100,7 @@ class Attempt:
             heart.cancel()
             work.cancel()
             await asyncio.wait({work})  # it ends the training process
+            self._tokens_processed()
 
     def leave(self) -> None:
         """The service is ending: let training write a checkpoint, and hand the job back."""
@@ -289,9 +292,8 @@ class Attempt:
 
     def _tokens_processed(self) -> int:
         """Over all attempts, as far as is known."""
-        before = self._lease.checkpoint.tokens_processed if self._lease.checkpoint else 0
         known = self._run.status() or self._run.state()
-        return max(before, known.tokens_processed if known else 0)
+        return self._meter.processed(known.tokens_processed if known else 0)
 
 
 def _text(path: Path | None) -> str | None:

@@ -18,6 +18,7 @@ from libs.contracts.scheduler_rpc import LeaseGranted
 from libs.contracts.training import LogBatch, LogLine, MetricBatch, MetricPoint
 from libs.observability.trace import unrecorded
 from services.trainer.link import Link
+from services.trainer.meter import show
 from services.trainer.tail import Piece, Tail
 
 LINES_PER_ATTEMPT = 10_000_000
@@ -62,6 +63,8 @@ class Telemetry:
             points = MetricBatch(job_id=job_id, epoch=epoch, points=points_in(piece))
             message_id = f"{job_id}:{epoch}:metrics:{piece.offset}"
             await self._publish(metrics_subject(job_id), points, message_id)
+            if points.points:
+                show(self._lease.job_type, points.points[-1])
         while piece := self._log.read():
             lines = LogBatch(job_id=job_id, epoch=epoch, lines=lines_in(piece, epoch, self._now()))
             message_id = f"{job_id}:{epoch}:logs:{piece.offset}"

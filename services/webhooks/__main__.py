@@ -13,12 +13,13 @@ import uvloop
 
 from libs.bus.broker import make_broker
 from libs.bus.consume import consume
-from libs.bus.service import database, every, run_service
+from libs.bus.service import database, every, run_service, watched
 from libs.eventlog.dead_letters import DeadLetters
 from libs.jobstate.notice import NOTICE_TYPES
 from libs.observability.export import observe
 from libs.observability.logs import configure_logs
 from libs.settings import decode_settings
+from services.webhooks import gauges
 from services.webhooks.answering import Answering, forget_answers
 from services.webhooks.guard import Gate
 from services.webhooks.handlers import Desk, record
@@ -41,7 +42,7 @@ def utc_now() -> datetime:
 async def main(now: Callable[[], datetime] = utc_now, timeout: float = TIMEOUT) -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("webhooks", settings.log_level)
-    observe("webhooks", os.environ)
+    observed = observe("webhooks", os.environ)
     broker = make_broker(settings.nats_url)
     gate = Gate(allow_loopback=settings.allow_loopback)
     async with (
@@ -51,6 +52,7 @@ async def main(now: Callable[[], datetime] = utc_now, timeout: float = TIMEOUT) 
             Means(pool=pool, client=client, now=now, monotonic=time.monotonic, chance=random.random)
         ) as sender,
         every(TRIM_EVERY, partial(trim, pool, now)),
+        watched(observed, "deliveries", partial(gauges.look, pool, now), *gauges.ALL),
     ):
         letters = DeadLetters(pool=pool)
         desk = Desk(pool=pool, now=now, new_id=uuid4, recorded=sender.wake)
@@ -72,6 +74,7 @@ async def main(now: Callable[[], datetime] = utc_now, timeout: float = TIMEOUT) 
                 streams=frozenset({"EVENTS"}),
                 letters=letters,
                 probe_listen=settings.probe_listen,
+                observed=observed,
             )
 
 

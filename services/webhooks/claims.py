@@ -60,7 +60,7 @@ WITH RECURSIVE earliest AS (
     RETURNING id, endpoint_id, event_id, payload
 )
 SELECT claimed.id, claimed.endpoint_id, claimed.event_id, claimed.payload IS NOT NULL AS ping,
-    coalesce(claimed.payload, n.payload) AS payload, e.url, e.secret,
+    coalesce(claimed.payload, n.payload) AS payload, n.occurred_at, e.url, e.secret,
     CASE WHEN e.previous_until > $1 THEN e.previous_secret END AS previous_secret,
     e.failing_since IS NOT NULL AS failing, n.traceparent
 FROM claimed JOIN webhooks.endpoint e ON e.id = claimed.endpoint_id
@@ -69,13 +69,15 @@ LEFT JOIN webhooks.notification n ON n.event_id = claimed.event_id
 
 
 class Claimed(Struct, frozen=True, kw_only=True):
-    """A delivery that this process attempts now. ``payload`` is null when it is not kept."""
+    """A delivery that this process attempts now. ``payload`` is null when it is not kept;
+    ``occurred_at`` is when the event did, null of a ping."""
 
     id: UUID
     endpoint_id: UUID
     event_id: UUID
     ping: bool
     payload: bytes | None
+    occurred_at: datetime | None
     url: str
     secret: bytes
     previous_secret: bytes | None

@@ -24,6 +24,7 @@ from libs.eventlog.connection import Pool
 from libs.observability.spans import span
 from libs.observability.trace import continued
 from services.webhooks.claims import AT_ONCE_FAILING, Claimed, Room, claim
+from services.webhooks.counting import count
 from services.webhooks.model import Attempted
 from services.webhooks.outbound import Client, Reply, post
 from services.webhooks.outcomes import Outcome, Outcomes
@@ -146,6 +147,7 @@ class Sender:
                     chance=self._means.chance(),
                 )
             )
+            count(claimed, attempted)
         finally:
             if in_flight:
                 self._leave(claimed)

@@ -128,7 +128,7 @@ def _point(step: int) -> MetricPoint:
         loss=1 / step,
         lr=1e-3,
         throughput=1000.0,
-        vram_gb=0.0,
+        vram_gb=1.5,
         grad_norm=1.0,
     )
 

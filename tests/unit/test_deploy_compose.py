@@ -22,7 +22,7 @@ from libs.settings import decode_settings
 from tests.support.deployment import ARROWS, HUB_TOKEN, SETTINGS, known_variables
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-FILES = [DEPLOY / "compose.yaml", DEPLOY / "compose.gpu.yaml"]
+FILES = [DEPLOY / f"compose{kind}.yaml" for kind in ("", ".gpu", ".observability")]
 COMPOSE: dict[str, Any] = yaml.safe_load(FILES[0].read_text())
 PARTS: dict[str, Any] = COMPOSE["services"]
 REFERENCE = re.compile(r"(?<!\$)\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}")
@@ -100,7 +100,8 @@ def test_who_waits_for_a_healthy_part_waits_for_one_with_a_health_check() -> Non
 def test_the_command_that_makes_the_secrets_makes_all_that_are_used_and_no_others() -> None:
     references = {
         match.group(1): match.group(2)
-        for text in texts(COMPOSE)
+        for path in FILES
+        for text in texts(yaml.safe_load(path.read_text()))
         for match in REFERENCE.finditer(text)
     }
     without_default = {name for name, default in references.items() if default is None}

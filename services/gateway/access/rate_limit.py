@@ -12,6 +12,8 @@ from uuid import UUID
 
 from msgspec import Struct
 
+from libs.observability.metrics import RATE_LIMITED
+
 SECOND = 1_000_000_000
 MINUTE = 60 * SECOND
 MAX_REQUESTS_PER_MINUTE = 1_000_000_000  # a bucket gains at most a token in 60 ns
@@ -83,7 +85,9 @@ class RateLimiter:
         account = account_id.int  # hashed without a call into Python
         taken = take(rate, self._full_at.get(account, 0), now)
         self._full_at[account] = taken.full_at
-        if not taken.retry_after:
+        if taken.retry_after:
+            RATE_LIMITED.add(1)
+        else:
             self._untold[account] = self._untold.get(account, 0) + rate.interval
             self.anything_untold.set()
         if len(self._full_at) > self._sweep_above:

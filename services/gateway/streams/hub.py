@@ -17,6 +17,7 @@ from libs.contracts.telemetry_rpc import (
     OpenStream,
     StreamEnds,
 )
+from libs.observability.metrics import STREAMS_OPEN
 from services.gateway.http.errors import ApiError, unavailable
 from services.gateway.streams.channel import Channel, Frame, frame_of
 
@@ -107,6 +108,7 @@ class Streams:
                 headers={"Retry-After": str(RETRY_MS // 1_000)},
             )
         channel.listeners += 1
+        STREAMS_OPEN.add(1)
         try:
             try:
                 async with asyncio.timeout(OPENING):
@@ -116,6 +118,7 @@ class Streams:
             yield channel
         finally:
             channel.listeners -= 1
+            STREAMS_OPEN.add(-1)
             if not channel.listeners:
                 del self._channels[account_id]
                 following = self._following.pop(account_id)

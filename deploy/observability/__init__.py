@@ -1,0 +1,1 @@
+"""What an operator looks at: dashboards, alerts, and the servers that hold them."""
