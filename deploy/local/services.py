@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from deploy.local import issuer, nats, payments, postgres, s3
+from deploy.local import issuer, nats, observation, payments, postgres, s3
 from deploy.local.program import Program, StackError
 from deploy.local.state import Ports, Secrets
 
@@ -42,6 +42,8 @@ class Stack(Struct, frozen=True, kw_only=True):
     """The ports of all gateways but the first."""
     stripe: dict[str, str] = {}
     """The operator's own connection to Stripe; empty: the sandbox."""
+    observation: dict[str, str] = {}
+    """What the operator wants to see of each process; empty: nothing."""
 
     @property
     def base_url(self) -> str:
@@ -96,6 +98,7 @@ def environment(stack: Stack, service: str, replica: int = 0) -> dict[str, str]:
     """Everything a service needs to know, and nothing that it does not. Replicas differ in where
     they listen, if they do."""
     env = {"TUNEYARD_NATS_URL": stack.nats_url(service), "TUNEYARD_LOG_LEVEL": "info"}
+    env |= observation.environment(stack.observation, list(MODULES).index(service))
     if service in WITH_DATABASE:
         env["TUNEYARD_DATABASE_URL"] = postgres.dsn(
             role=service,
@@ -172,7 +175,8 @@ def trainer_programs(stack: Stack) -> list[Program]:
         Program(
             name=f"trainer-{number}",
             argv=command("trainer"),
-            env=trainer_environment(stack, f"trainer-{number}"),
+            env=trainer_environment(stack, f"trainer-{number}")
+            | observation.environment(stack.observation, len(MODULES) + number),
         )
         for number in range(stack.trainers)
     ]

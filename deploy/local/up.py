@@ -12,7 +12,7 @@ from pathlib import Path
 
 import aiohttp
 
-from deploy.local import issuer, nats, payments, postgres, s3, subscribers
+from deploy.local import issuer, nats, observation, payments, postgres, s3, subscribers
 from deploy.local.account import ensure_credentials
 from deploy.local.program import (
     Program,
@@ -70,6 +70,7 @@ async def up(
         further_gateways=tuple(free_port() for _ in range(replicas - 1)),
         trainers=trainers,
         stripe=payments.own_stripe(os.environ),
+        observation=observation.wanted(os.environ),
     )
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -33,7 +33,8 @@ from libs.bus.streams import NUDGE, declare_streams, event_subject
 from libs.contracts.base import Envelope
 from libs.eventlog.connection import Connection, connect
 from libs.eventlog.read import decode_meta
-from libs.observability.export import observe, say_farewell
+from libs.observability.export import observe
+from libs.observability.farewell import say_farewell
 from libs.observability.logs import configure_logs
 from libs.observability.spans import begun
 from libs.settings import decode_settings
