@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from deploy.local.program import StackError
 
 METRICS_LISTEN = "TUNEYARD_METRICS_LISTEN"
-PASSED_ON = (METRICS_LISTEN, "TUNEYARD_OTLP_ENDPOINT")
+SPANS_FILE = "TUNEYARD_SPANS_FILE"
+PASSED_ON = (METRICS_LISTEN, SPANS_FILE, "TUNEYARD_OTLP_ENDPOINT", "TUNEYARD_TRACE_RATIO")
 
 
 def wanted(environ: Mapping[str, str]) -> dict[str, str]:

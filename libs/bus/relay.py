@@ -37,7 +37,8 @@ from libs.bus.streams import NUDGE, declare_streams, event_subject
 from libs.contracts.base import Envelope
 from libs.eventlog.connection import Connection, connect
 from libs.eventlog.read import decode_meta
-from libs.observability.export import observe, say_farewell
+from libs.observability.export import observe
+from libs.observability.farewell import say_farewell
 from libs.observability.logs import configure_logs
 from libs.observability.metrics import RELAY_LEADS
 from libs.observability.spans import begun

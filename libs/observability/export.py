@@ -6,8 +6,6 @@ OpenTelemetry's own no-op providers stay in place, and there is no thread and no
 
 from collections.abc import Mapping
 
-from opentelemetry import metrics, trace
-
 from libs.observability.durations import measure_durations
 from libs.observability.observation import Observation
 from libs.settings import decode_settings
@@ -33,10 +31,3 @@ def observe(service: str, environ: Mapping[str, str]) -> bool:
         export_metrics(service, observation)
         measure_durations()
     return observation.metrics
-
-
-def say_farewell() -> None:
-    """Send what is waiting, for a process that ends without Python's own farewell."""
-    for provider in (trace.get_tracer_provider(), metrics.get_meter_provider()):
-        if flush := getattr(provider, "force_flush", None):
-            flush()

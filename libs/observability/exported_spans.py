@@ -19,6 +19,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags, set_tracer_provider
 
 from libs.observability import spans
+from libs.observability.farewell import at_the_end
 from libs.observability.observation import Observation
 from libs.observability.spans import span
 from libs.observability.trace import span_id, trace_id
@@ -105,14 +106,19 @@ def export_spans(service: str, observation: Observation) -> None:
         endpoint = f"{observation.otlp_endpoint.rstrip('/')}/v1/traces"
         processors.append(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
     if observation.spans_file is not None:
-        processors.append(BatchSpanProcessor(LinesExporter(observation.spans_file)))
-    # For libraries that bring spans of their own, and for its farewell when the process ends.
+        path = observation.spans_file
+        path = path / f"{service}.jsonl" if path.is_dir() else path
+        processors.append(BatchSpanProcessor(LinesExporter(path)))
+    # For libraries that bring spans of their own.
     provider = TracerProvider(
-        resource=resource, sampler=ParentBased(TraceIdRatioBased(observation.trace_ratio))
+        resource=resource,
+        sampler=ParentBased(TraceIdRatioBased(observation.trace_ratio)),
+        shutdown_on_exit=False,
     )
     for processor in processors:
         provider.add_span_processor(processor)
     set_tracer_provider(provider)
+    at_the_end(provider.shutdown)
 
     def ended(one: span) -> None:
         made = readable(one, resource)

@@ -11,8 +11,9 @@ class Observation(Struct, frozen=True, kw_only=True):
 
     ``otlp_endpoint`` is the base URL of a collector that speaks OTLP over HTTP, such as
     ``http://collector:4318``: spans and metrics are sent there. ``spans_file`` gets one JSON object
-    a span and line. ``metrics_listen`` is the ``host:port`` that Prometheus scrapes.
-    ``trace_ratio`` of all traces are kept, chosen by their id, so every service chooses the same.
+    a span and line; where it is a folder, each service has a file of its own in it.
+    ``metrics_listen`` is the ``host:port`` that Prometheus scrapes. ``trace_ratio`` of all traces
+    are kept: the gateway chooses where a request enters, and every other service goes by that.
     What else can be set (headers, intervals, queue sizes) the SDK reads from its standard
     variables, ``OTEL_EXPORTER_OTLP_HEADERS`` and so on.
     """

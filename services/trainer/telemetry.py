@@ -4,6 +4,7 @@ Training writes files and never waits for this; when NATS is away the files are 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import datetime
@@ -50,7 +51,7 @@ class Telemetry:
         self._log = Tail(out_dir / "log.txt")
         self._output = Tail(output)
         self._flushing = asyncio.Lock()
-        self._sent = 0
+        self._sent: Counter[type[Struct]] = Counter()
 
     async def flush(self) -> None:
         """Publish every complete line written so far; returns when JetStream holds them."""
@@ -74,9 +75,10 @@ class Telemetry:
                 logger.info("training printed", line=_text(line))
 
     async def _publish(self, subject: str, batch: Struct, message_id: str) -> None:
-        """Several a second, for hours: in the trace are those whose number is a power of two."""
-        self._sent += 1
-        with nullcontext() if self._sent.bit_count() == 1 else unrecorded():
+        """Several a second, for hours: in the trace's picture are those of each kind whose number
+        is a power of two."""
+        self._sent[type(batch)] += 1
+        with nullcontext() if self._sent[type(batch)].bit_count() == 1 else unrecorded():
             await self._link.publish(subject, batch, message_id)
 
 

@@ -16,6 +16,7 @@ Name = Literal[
     "append",
     "reads",
     "submit",
+    "tracing",
     "stream",
     "webhooks",
     "cold",

@@ -5,7 +5,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -126,7 +126,9 @@ def _answers(url: str) -> bool:
 
 
 @asynccontextmanager
-async def platform(services: Collection[str]) -> AsyncIterator[Platform]:
+async def platform(
+    services: Collection[str], observation: Mapping[str, str] | None = None
+) -> AsyncIterator[Platform]:
     """A migrated installation with the development account, of which these services run.
 
     Nobody trains: the base model is a folder that only looks like one.
@@ -138,6 +140,7 @@ async def platform(services: Collection[str]) -> AsyncIterator[Platform]:
             ports=load_ports(folder),
             gateway_port=free_port(),
             trainers=1,
+            observation=dict(observation or {}),
         )
         _look_like_a_model(stack.models / TINY_LLAMA)
         supervisor = Supervisor(folder, _complain)

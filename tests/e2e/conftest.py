@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e.receiving import Receiver, receiving
 from tests.support.journey import User
 from tests.support.local_stack import LocalStack, local_stack
 
@@ -13,8 +14,14 @@ PLENTY = 100_000  # cents
 @pytest.fixture(scope="package")
 def stack() -> Iterator[LocalStack]:
     """It ends before another tier begins."""
-    with local_stack() as running:
+    with local_stack(spans=True) as running:
         yield running
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as one:
+        yield one
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 
 from deploy.local.s3 import S3Settings
 from libs.contracts import telemetry_rpc
+from libs.observability.spans import Recorder, record, span
 from services.gateway.access.key_text import key_of
 from services.gateway.access.keys import CACHE_SECONDS
 from tests.integration.gateway_app import Gateway, bearer, decoded, running_gateway
@@ -206,12 +207,18 @@ async def test_a_service_that_does_not_answer_is_a_503_that_says_when_to_come_ba
 
     gateway.answers["metrics"] = broken
     job_id = await _some_job(gateway)
+    spans: list[span] = []
+    record(Recorder(spans.append, 1.0))
 
     answer = await gateway.client.get(f"/v1/jobs/{job_id}/metrics", headers=gateway.headers)
 
     assert answer.status_code == 503
     assert decoded(answer)["error"]["code"] == "service_unavailable"
     assert answer.headers["retry-after"] == "1"
+    await asyncio.sleep(0)  # the span of a request ends when its answer has been sent
+    record(None)
+    failures = {one.name: one.failure for one in spans}
+    assert failures["GET /v1/jobs/{job_id}/metrics"] == "Unanswered"
 
 
 async def _some_job(gateway: Gateway) -> str:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +17,7 @@ from uuid import UUID
 import httpx
 
 from deploy.local.account import REQUESTS_PER_MINUTE
+from deploy.local.observation import SPANS_FILE
 from deploy.local.program import free_port
 from deploy.local.services import ROOT, TINY_LLAMA
 from deploy.local.state import Credentials, load
@@ -31,6 +32,7 @@ RECOVER_SECONDS = 60.0  # PostgreSQL replays its journal; the trainer imports to
 COMMAND_SECONDS = 60.0
 MODEL_SECONDS = 300.0
 POLL = 0.05
+SPANS_EVERY_MS = "200"  # instead of 5,000, for a test that waits for them
 
 T = TypeVar("T")
 
@@ -64,8 +66,16 @@ def base_model() -> Path:
 class LocalStack:
     """One installation in ``folder``. `start`, then `credentials` name its account and key."""
 
-    def __init__(self, folder: Path, *, replicas: int = 1, trainers: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        replicas: int = 1,
+        trainers: int = 1,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
+        self._environment = environment or {}
         self.port = free_port()
         self._many = ("--replicas", str(replicas), "--trainers", str(trainers))
         self._output = folder.with_name(f"{folder.name}.output")
@@ -92,6 +102,7 @@ class LocalStack:
             self._process = subprocess.Popen(
                 [*command, "--port", str(self.port), *self._many],
                 cwd=ROOT,
+                env=os.environ | self._environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -113,6 +124,11 @@ class LocalStack:
         lines = self._output.read_text().splitlines()
         further = [line.split()[1] for line in lines if line.startswith("gateway-")]
         return [self.base_url, *(url for url in further if url.startswith("http"))]
+
+    @property
+    def spans(self) -> Path:
+        """Where each service writes its spans, when they are wanted."""
+        return Path(self._environment[SPANS_FILE])
 
     def stop(self) -> None:
         """Ctrl-C: everything has ended within ten seconds, with no complaint."""
@@ -189,12 +205,25 @@ class LocalStack:
         return UUID(account_id), key
 
 
+def recording_spans(parent: Path) -> dict[str, str]:
+    folder = parent / "spans"
+    folder.mkdir()
+    return {SPANS_FILE: str(folder), "OTEL_BSP_SCHEDULE_DELAY": SPANS_EVERY_MS}
+
+
 @contextmanager
-def local_stack(*, replicas: int = 1, trainers: int = 1) -> Iterator[LocalStack]:
+def local_stack(
+    *, replicas: int = 1, trainers: int = 1, spans: bool = False
+) -> Iterator[LocalStack]:
     """A stack in a temporary folder, gone afterwards; its logs stay if it could not be stopped."""
     parent = Path(tempfile.mkdtemp(prefix="tuneyard-stack-"))
     parent.chmod(0o755)  # PostgreSQL runs as another user when this one is root
-    stack = LocalStack(parent / "data", replicas=replicas, trainers=trainers)
+    stack = LocalStack(
+        parent / "data",
+        replicas=replicas,
+        trainers=trainers,
+        environment=recording_spans(parent) if spans else None,
+    )
     try:
         stack.start()
         yield stack
