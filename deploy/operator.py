@@ -66,9 +66,12 @@ def installation(environ: Mapping[str, str], data: Path) -> Installation:
 
 def role_passwords(environ: Mapping[str, str]) -> dict[str, str]:
     """``TUNEYARD_ROLE_PASSWORD_BILLING`` and so on. Of a role without one, whoever runs PostgreSQL
-    sets the password (CloudNativePG does), and `migrate` leaves it as it is."""
+    sets the password (CloudNativePG does), and `migrate` leaves it as it is. Of two, with a comma
+    between them, the next one."""
     named = {role: f"TUNEYARD_ROLE_PASSWORD_{role.upper()}" for role in ROLES}
-    return {role: environ[name] for role, name in named.items() if name in environ}
+    return {
+        role: environ[name].rpartition(",")[-1] for role, name in named.items() if name in environ
+    }
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ from cyclopts.validators import Number
 
 from deploy import backup, dead_letters, money, subscribers
 from deploy.containers import complete, kubernetes_list
+from deploy.local import rotation
 from deploy.local.issuer import id_token
 from deploy.local.program import StackError
 from deploy.local.services import command
@@ -38,7 +39,7 @@ app = App(name="tuneyard-server", help=__doc__, version_flags=[])
 account = App(name="account", help="Accounts.")
 key = App(name="key", help="API keys of an account.")
 log = App(name="log", help="The event log.")
-made = App(name="secrets", help="Make the secrets of an installation on several machines.")
+made = App(name="secrets", help="Make the secrets of an installation, and make them anew.")
 app.command(log)
 app.command(made)
 app.command(account)
@@ -93,6 +94,20 @@ def secrets_compose(file: Path, /) -> None:
 def secrets_kubernetes() -> None:
     """Print new Secrets for `kubectl create -f -`, which overwrites none."""
     say(kubernetes_list())
+
+
+@made.command(name="rotate")
+def secrets_rotate(*parts: rotation.Part, data: Data = HERE) -> None:
+    """Make secrets of a one-machine stack anew, while it is stopped: all, unless some are named."""
+    rotation.rotate(data.resolve(), parts or rotation.PARTS)
+    say(f"made anew: {', '.join(parts or rotation.PARTS)}; the next start uses them")
+
+
+@made.command(name="forget-peppers")
+def secrets_forget_peppers(*, data: Data = HERE) -> None:
+    """Forget what API keys were hashed with before; void are those that `key stale` shows."""
+    rotation.forget_peppers(data.resolve())
+    say("API keys are recognised under the pepper of now alone")
 
 
 @app.command

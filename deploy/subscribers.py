@@ -1,17 +1,23 @@
 """The operator's commands about programs of the operator's own that read the job events."""
 
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from deploy.containers import let_subscribe
 from deploy.local import nats, subscribers
 from deploy.local.program import StackError
 from deploy.operator import HERE, Data, say
 from libs.contracts.events import EVENT_CLASSES
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")  # a token of a NATS subject, and of a URL
+
+SERVER = "nats:4222"  # its name in Compose and in Kubernetes
+Types = Annotated[str, Parameter(help="Of these only: job.completed.v1,job.failed.v1")]
 
 app = App(name="subscriber", help="Programs of your own that read the job events.")
 
@@ -21,13 +27,48 @@ async def create(
     name: str,
     /,
     *,
-    types: Annotated[str, Parameter(help="Of these only: job.completed.v1,job.failed.v1")] = "",
+    types: Types = "",
     only_print: Annotated[
         bool, Parameter(name="--print", negative=(), help="For a NATS of your own: change nothing.")
     ] = False,
+    file: Annotated[
+        Path | None, Parameter(help="For containers: the subscribers.conf that NATS is given.")
+    ] = None,
+    server: Annotated[str, Parameter(help="With --file: where subscribers reach NATS.")] = SERVER,
     data: Data = HERE,
 ) -> None:
     """Let a program read the events, and nothing else; prints its address, this one time."""
+    wanted = _checked(name, types)
+    if only_print:
+        reader = nats.users_of({subscribers.user(name): subscribers.new_password()})
+        say(nats.accounts("    # the users that you have", reader))
+        return
+    if file is not None:
+        password = subscribers.new_password()
+        let_subscribe(file, subscribers.user(name), password)
+        say(f"nats://{subscribers.user(name)}:{password}@{server}")
+        print(
+            "Have NATS read its configuration again, and then, with the operator's address in"
+            f" TUNEYARD_NATS_URL: tuneyard-server subscriber consumer {name}",
+            file=sys.stderr,
+        )
+        return
+    say(await subscribers.add(_absolute(data), name, wanted))
+
+
+@app.command
+async def consumer(name: str, /, *, types: Types = "") -> None:
+    """Make the place in the stream of a subscriber that `create --file` has let in, or make it
+    anew; TUNEYARD_NATS_URL is the operator's address."""
+    wanted, url = _checked(name, types), os.environ.get("TUNEYARD_NATS_URL")
+    if not url:
+        raise StackError("Set TUNEYARD_NATS_URL to the operator's address at NATS.")
+    await subscribers.make_place(url, subscribers.user(name), wanted)
+    say(f"{name} may read: {types or 'every event'}")
+
+
+def _checked(name: str, types: str) -> tuple[str, ...]:
+    """The types; `StackError` for a name or a type that can't be."""
     if not NAME.fullmatch(name):
         raise StackError("A name is up to 31 lower-case letters, digits and dashes.")
     wanted = tuple(filter(None, types.split(",")))
@@ -35,11 +76,7 @@ async def create(
         raise StackError(
             f"There are no events {', '.join(unknown)}: choose from {', '.join(EVENT_CLASSES)}."
         )
-    if only_print:
-        reader = nats.subscriber(subscribers.user(name), subscribers.new_password())
-        say(nats.accounts("    # the users that you have", reader))
-        return
-    say(await subscribers.add(_absolute(data), name, wanted))
+    return wanted
 
 
 @app.command(name="list")

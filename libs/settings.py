@@ -1,5 +1,6 @@
 """Decode a service's environment into its settings struct, once, in its ``__main__``."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,6 +9,8 @@ import msgspec
 from msgspec import Struct
 
 PREFIX = "TUNEYARD_"
+
+PASSWORDS = re.compile(r"(?P<before>\w+://[^:@/]*:)(?P<passwords>[^@/]*)(?P<after>@.*)")
 
 S = TypeVar("S", bound=Struct)
 
@@ -32,6 +35,18 @@ def decode_settings(settings: type[S], environ: Mapping[str, str]) -> S:
         raise SettingsError(
             f"{settings.__module__}: {error}. Set it in the environment as {PREFIX}<FIELD>."
         ) from error
+
+
+def with_each_password(url: str) -> list[str]:
+    """The address of a server with each of the passwords that it has, with commas between them,
+    while one is changed for another: ``nats://gateway:now,next@nats:4222``. A comma that is part
+    of a password is written ``%2C``, as in any URL."""
+    parts = PASSWORDS.fullmatch(url)
+    if parts is None:
+        return [url]
+    return [
+        f"{parts['before']}{password}{parts['after']}" for password in parts["passwords"].split(",")
+    ]
 
 
 def _path(wanted: type, value: Any) -> Path:

@@ -134,11 +134,17 @@ def subscriber(name: str, password: str) -> str:
     )
 
 
-def authorization(passwords: Mapping[str, str], subscribers: Mapping[str, str] = {}) -> str:
-    """Who may say what to whom. ``passwords`` has one for every user of `PERMISSIONS`, as the
-    configuration's syntax wants it: quoted, or the ``$NAME`` of an environment variable."""
-    users = "\n".join(_user(name, passwords[name], PERMISSIONS[name]) for name in PERMISSIONS)
+def users_of(subscribers: Mapping[str, str]) -> str:
+    """The users of the subscribers' account, passwords by name."""
     readers = "\n".join(subscriber(name, password) for name, password in subscribers.items())
+    return f"users: [\n{readers}\n  ]"
+
+
+def authorization(passwords: Mapping[str, str], readers: str) -> str:
+    """Who may say what to whom. ``passwords`` has one for every user of `PERMISSIONS`, as the
+    configuration's syntax wants it: quoted, or the ``$NAME`` of an environment variable.
+    ``readers`` are `users_of` the subscribers, or where they are."""
+    users = "\n".join(_user(name, passwords[name], PERMISSIONS[name]) for name in PERMISSIONS)
     return f"accounts {{\n{accounts(users, readers)}}}\n"
 
 
@@ -157,7 +163,7 @@ def config(
         f'listen: "127.0.0.1:{port}"\n'
         f'jetstream {{ store_dir: "{store}", sync_interval: always }}\n'
         'ping_interval: "5s"\nping_max: 2\n'
-        f"{authorization(quoted, subscribers)}"
+        f"{authorization(quoted, users_of(subscribers))}"
     )
 
 
@@ -182,7 +188,7 @@ def accounts(users: str, readers: str) -> str:
         f"{PLATFORM} {{ jetstream: enabled\n"
         f"  users: [\n{users}\n  ]\n  exports: [\n{exports}  ] }}\n"
         f"{SUBSCRIBERS} {{\n"
-        f"  users: [\n{readers}\n  ]\n  imports: [\n{imports}  ] }}\n"
+        f"  {readers}\n  imports: [\n{imports}  ] }}\n"
     )
 
 

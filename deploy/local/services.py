@@ -118,6 +118,7 @@ def environment(stack: Stack, service: str, replica: int = 0) -> dict[str, str]:
         env |= {
             "TUNEYARD_LISTEN": stack.gateway_urls[replica].removeprefix("http://"),
             "TUNEYARD_KEY_PEPPER": stack.secrets.key_pepper,
+            "TUNEYARD_KEY_PEPPER_PREVIOUS": ",".join(stack.secrets.key_pepper_previous),
             "TUNEYARD_CATALOG": str(ROOT / "catalog.toml"),
             "TUNEYARD_LIMITS": str(ROOT / "limits.toml"),
             "TUNEYARD_OIDC": str(issuer.trusted_file(stack.folder)),

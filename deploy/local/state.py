@@ -20,7 +20,8 @@ T = TypeVar("T", bound=Struct)
 
 
 class Secrets(Struct, frozen=True, kw_only=True):
-    """Made once. ``key_pepper`` (hex) is what API keys are hashed with."""
+    """Made once, and anew by `rotation`. ``key_pepper`` (hex) is what API keys are hashed with;
+    those of before are recognised under ``key_pepper_previous``."""
 
     postgres_admin: str
     postgres_roles: dict[str, str]
@@ -28,6 +29,7 @@ class Secrets(Struct, frozen=True, kw_only=True):
     s3_access_key: str
     s3_secret_key: str
     key_pepper: str
+    key_pepper_previous: tuple[str, ...] = ()
     account_id: UUID
     sandbox_api_key: str = ""
     sandbox_webhook_secret: str = ""

@@ -148,15 +148,29 @@ async def _make_consumer(operator: Client, name: str, types: tuple[str, ...]) ->
         raise StackError("There is no stream of events yet: start the relay first.") from error
 
 
+async def make_place(operator_url: str, name: str, types: tuple[str, ...]) -> None:
+    """Make the consumer of one who was let in by other means. `StackError` without NATS."""
+    operator = await _operator_at(operator_url)
+    try:
+        await _make_consumer(operator, name, types)
+    finally:
+        await operator.close()
+
+
 async def _operator(ports: Ports, known: Secrets) -> Client:
-    url = server.url(
-        user=server.OPERATOR, password=known.nats_users[server.OPERATOR], port=ports.nats
+    return await _operator_at(
+        server.url(
+            user=server.OPERATOR, password=known.nats_users[server.OPERATOR], port=ports.nats
+        )
     )
+
+
+async def _operator_at(url: str) -> Client:
     try:
         return await _connect(url)
     except (nats.errors.Error, OSError, TimeoutError) as error:
         raise StackError(
-            f"NATS does not answer ({error}): start the stack with `tuneyard-server up`."
+            f"NATS does not answer ({error}): start it first; on one machine, `tuneyard-server up`."
         ) from error
 
 

@@ -6,8 +6,11 @@ from urllib.parse import urlsplit
 import structlog
 from faststream.nats import NatsBroker
 
+from libs.settings import with_each_password
+
 CONNECT_TIMEOUT = 2  # seconds
 RECONNECT_WAIT = 0.25  # seconds; the local server is back within one
+REFUSED = "authorization violation"
 PING_INTERVAL = 10  # seconds; two lost pings end a dead connection
 
 logger = structlog.get_logger()
@@ -23,16 +26,22 @@ def inbox_prefix(user: str) -> str:
     return f"_INBOX_{user}"
 
 
-async def _failed(error: Exception) -> None:
-    logger.warning("nats error", error=repr(error))
-
-
 def make_broker(url: str) -> NatsBroker:
     """A broker that reconnects for ever and hands messages to handlers as they are.
 
+    While the user's password is changed, ``url`` may have both (`with_each_password`).
+
     Type casting is off: `consume` and `answer` decode with msgspec, once.
     """
-    user = user_of(url)
+    user, addresses = user_of(url), with_each_password(url)
+
+    async def failed(error: Exception) -> None:
+        logger.warning("nats error", error=repr(error))
+        if REFUSED in str(error).lower() and len(addresses) == 1 and broker.running:
+            # FastStream's callback raises on this, which ends nats-py's reconnecting: a process
+            # whose password was changed would wait for ever. One that is started anew reads it.
+            logger.critical("nats takes the password no more; exiting")
+            os._exit(70)
 
     async def closed() -> None:
         # nats-py gave up for good; a subscriber would spin on the dead connection (DESIGN 7).
@@ -42,7 +51,7 @@ def make_broker(url: str) -> NatsBroker:
             os._exit(70)
 
     broker = NatsBroker(
-        url,
+        addresses,
         name=user,
         inbox_prefix=inbox_prefix(user),
         allow_reconnect=True,
@@ -52,8 +61,11 @@ def make_broker(url: str) -> NatsBroker:
         ping_interval=PING_INTERVAL,
         max_outstanding_pings=2,
         closed_cb=closed,
-        error_cb=_failed,
+        error_cb=failed,
         apply_types=False,
         logger=None,
     )
+    if len(addresses) > 1:
+        # Without FastStream's callback around it: one that is refused is followed by the other.
+        broker._connection_kwargs["error_cb"] = failed
     return broker

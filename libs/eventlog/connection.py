@@ -3,12 +3,14 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
 from libs.observability.metrics import POOL_WAIT
+from libs.settings import with_each_password
 
 COMMAND_TIMEOUT = 10.0  # seconds; a statement of ours takes milliseconds
 CONNECT_TIMEOUT = 5.0
@@ -31,6 +33,15 @@ else:
 
 
 async def connect(dsn: str, *, command_timeout: float = COMMAND_TIMEOUT) -> Connection:
+    """While the role's password is changed, ``dsn`` may have both (`with_each_password`)."""
+    *others, last = with_each_password(dsn)
+    for one in others:
+        with suppress(asyncpg.InvalidPasswordError):
+            return await _connect(one, command_timeout)
+    return await _connect(last, command_timeout)
+
+
+async def _connect(dsn: str, command_timeout: float) -> Connection:
     return await asyncpg.connect(
         dsn,
         timeout=CONNECT_TIMEOUT,

@@ -81,6 +81,8 @@ def test_every_name_that_is_used_is_declared() -> None:
             source = volume.split(":")[0] if isinstance(volume, str) else volume.get("source")
             if source is None:
                 continue  # the container's own
+            # Unless the operator names another.
+            source = re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", source)
             if source.startswith("."):
                 assert (DEPLOY / source).exists(), source
             else:

@@ -89,3 +89,7 @@ def test_the_gateway_is_asked_on_its_own_port_whether_it_lives() -> None:
 def test_a_migration_sets_the_passwords_that_its_environment_names() -> None:
     environ = {"TUNEYARD_ROLE_PASSWORD_BILLING": "b", "TUNEYARD_ROLE_PASSWORD_NOBODY": "n"}
     assert role_passwords(environ) == {"billing": "b"}
+
+
+def test_of_two_passwords_that_a_service_was_told_a_migration_sets_the_next_one() -> None:
+    assert role_passwords({"TUNEYARD_ROLE_PASSWORD_RELAY": "now,next"}) == {"relay": "next"}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from msgspec import Struct
 
-from libs.settings import SettingsError, decode_settings
+from libs.settings import SettingsError, decode_settings, with_each_password
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -34,3 +34,21 @@ def test_a_missing_variable_is_named() -> None:
 def test_a_malformed_variable_is_named() -> None:
     with pytest.raises(SettingsError, match="threads"):
         decode_settings(Settings, {"TUNEYARD_DATABASE_URL": "x", "TUNEYARD_THREADS": "many"})
+
+
+@pytest.mark.parametrize(
+    ("url", "each"),
+    [
+        ("nats://gateway:a@nats:4222", ["nats://gateway:a@nats:4222"]),
+        ("nats://u:now,next@h:1", ["nats://u:now@h:1", "nats://u:next@h:1"]),
+        ("postgresql://u:a%2Cb,c@h/d", ["postgresql://u:a%2Cb@h/d", "postgresql://u:c@h/d"]),
+        ("nats://127.0.0.1:4222", ["nats://127.0.0.1:4222"]),
+        ("postgresql://u@a:1,b:2/d", ["postgresql://u@a:1,b:2/d"]),
+        (
+            "postgresql://u:x,y@a:1,b:2/d",
+            ["postgresql://u:x@a:1,b:2/d", "postgresql://u:y@a:1,b:2/d"],
+        ),
+    ],
+)
+def test_an_address_may_have_two_passwords_while_one_is_changed(url: str, each: list[str]) -> None:
+    assert with_each_password(url) == each
