@@ -78,6 +78,10 @@ asyncapi *ARGS:
 dashboards:
     @exec python -m tests.support.dashboards
 
+# Release what services ask each other: write docs/rpc.json, unless versions side by side would break
+rpc *ARGS:
+    @exec python -m tests.support.rpc_release "$@"
+
 # Record the examples of the OpenAPI document anew, from a platform that is started for it
 examples:
     @exec python -m tests.conformance.record

@@ -145,6 +145,16 @@ class LocalStack:
         assert process.returncode == 0, self._output.read_text()
         assert not list((self.folder / "run").iterdir())
 
+    def lose(self) -> None:
+        """As if the plug were pulled: every process is killed at once."""
+        process = self._process
+        assert process is not None
+        os.killpg(process.pid, signal.SIGKILL)  # its programs are on a leash and follow
+        process.wait()
+        for name in PROCESSES:
+            with suppress(TypeError, ProcessLookupError):
+                os.killpg(self.pid(name), signal.SIGKILL)  # type: ignore[arg-type]
+
     def pid(self, name: str) -> int | None:
         """None while the supervisor waits to start it again."""
         try:
@@ -152,11 +162,11 @@ class LocalStack:
         except (FileNotFoundError, ValueError):
             return None
 
-    def kill(self, name: str) -> None:
-        """``kill -9``; returns when the supervisor has started it again."""
+    def kill(self, name: str, by: signal.Signals = signal.SIGKILL) -> None:
+        """``kill -9``, or another signal; returns when the supervisor has started it again."""
         former = self.pid(name)
         assert former is not None, f"{name} does not run"
-        os.kill(former, signal.SIGKILL)
+        os.kill(former, by)
         eventually(
             lambda: self.pid(name),
             lambda pid: pid not in (None, former),
