@@ -73,7 +73,7 @@ def figures(load: Load, told: Told, waits: ending.Waits) -> list[Figure]:
         absolute("  submit to completed, p99", "s", [percentile(waits.to_completed, 99)]),
         absolute("  most jobs that had not ended", "", [max(b.jobs for b in told.backlog)]),
         absolute("  all done after the last answer", "s", [told.seconds - told.loaded_seconds]),
-        absolute("  attempts that were taken away", "", [told.ended.lost]),
+        absolute("  attempts that were taken away", "", [told.ended.lost], below=1),
         absolute("  trainers' questions without an answer", "", [told.ended.unanswered]),
         *(_cpu(load, name, gauge) for name, gauge in told.gauges.items()),
         *(_memory(load, told, name, gauge) for name, gauge in told.gauges.items()),
