@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 
 class Idle:
@@ -46,17 +46,8 @@ class InOrder:
     not wait for each other."""
 
     def __init__(self) -> None:
-        self._last: dict[UUID, asyncio.Event] = {}
+        self._locks: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
 
-    @asynccontextmanager
-    async def turn(self, job_id: UUID) -> AsyncIterator[None]:
-        before, mine = self._last.get(job_id), asyncio.Event()
-        self._last[job_id] = mine
-        try:
-            if before is not None:
-                await before.wait()
-            yield
-        finally:
-            mine.set()
-            if self._last[job_id] is mine:
-                del self._last[job_id]
+    def turn(self, job_id: UUID) -> asyncio.Lock:
+        """To be held by ``async with``; gone when nobody holds it or waits for it."""
+        return self._locks.setdefault(job_id, asyncio.Lock())

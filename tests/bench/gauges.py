@@ -70,22 +70,27 @@ async def watched(pids: Mapping[str, int]) -> AsyncIterator[dict[str, Gauge]]:
         for name, process in processes.items():
             gauge = gauges[name]
             with contextlib.suppress(psutil.NoSuchProcess):
-                gauge.memory.append(own_memory(process))
-                gauge.cpu.append(cpu_seconds(process))
-                gauge.at.append(time.monotonic())
+                seen = (time.monotonic(), own_memory(process), cpu_seconds(process))
+                gauge.at.append(seen[0])
+                gauge.memory.append(seen[1])
+                gauge.cpu.append(seen[2])
+
+    over = asyncio.Event()
 
     async def look_again() -> None:
-        while True:
+        while not over.is_set():
             await asyncio.to_thread(look)
-            await asyncio.sleep(EVERY)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EVERY):
+                    await over.wait()
+        await asyncio.to_thread(look)
 
     task = asyncio.create_task(look_again())
     try:
         yield gauges
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        look()
+        over.set()
+        await task
 
 
 def service_pids(folder: Path) -> dict[str, int]:

@@ -73,7 +73,7 @@ def figures(load: Load, told: Told, waits: ending.Waits) -> list[Figure]:
         absolute("  submit to completed, p99", "s", [percentile(waits.to_completed, 99)]),
         absolute("  most jobs that had not ended", "", [max(b.jobs for b in told.backlog)]),
         absolute("  all done after the last answer", "s", [told.seconds - told.loaded_seconds]),
-        absolute("  attempts that were taken away", "", [told.ended.lost]),
+        absolute("  attempts that were taken away", "", [told.ended.lost], below=1),
         absolute("  trainers' questions without an answer", "", [told.ended.unanswered]),
         *(_cpu(load, name, gauge) for name, gauge in told.gauges.items()),
         *(_memory(load, told, name, gauge) for name, gauge in told.gauges.items()),
@@ -85,7 +85,12 @@ def _cpu(load: Load, name: str, gauge: Gauge) -> Figure:
 
 
 def _memory(load: Load, told: Told, name: str, gauge: Gauge) -> Figure:
-    title = f"memory of {name}, now {gauge.memory[-1] / MIB:.0f} MiB, grew"
-    judged = name in SERVICES and load.seconds >= 2 * WINDOW
-    limit = GROWTH_GOAL_MIB if judged else None
-    return absolute(title, "MiB", [gauge.growth_mib(told.loaded_at)], below=limit)
+    title, now = f"memory of {name}", gauge.memory[-1] / MIB
+    if load.seconds < 2 * WINDOW:
+        return absolute(title, "MiB", [now])
+    return absolute(
+        f"{title}, at the end {now:.0f} MiB, grew",
+        "MiB",
+        [gauge.growth_mib(told.loaded_at)],
+        below=GROWTH_GOAL_MIB if name in SERVICES else None,
+    )

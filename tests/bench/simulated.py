@@ -28,6 +28,7 @@ from libs.contracts.base import ArtifactFile
 from libs.contracts.results import RunResult
 from libs.contracts.scheduler_rpc import HEARTBEAT, LEASE, Heartbeat, LeaseGranted, LeaseRequest
 from libs.contracts.training import LogBatch, LogLine, MetricBatch, MetricPoint
+from libs.observability.logs import configure_logs
 from libs.observability.trace import continued
 from services.trainer.attempt import BEAT_SECONDS
 from services.trainer.link import Link
@@ -231,5 +232,6 @@ async def work(orders: Trainers) -> Ended:
 
 
 if __name__ == "__main__":
+    configure_logs("simulated", "error")  # standard output is for the answer alone
     asked = msgspec.json.decode(sys.stdin.buffer.readline(), type=Trainers)
     print(msgspec.json.encode(uvloop.run(work(asked))).decode())
