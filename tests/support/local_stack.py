@@ -28,7 +28,7 @@ PROCESSES = (
 START_SECONDS = 180.0  # a cold machine compiles every service's bytecode first
 STOP_SECONDS = 10.0
 RECOVER_SECONDS = 60.0  # PostgreSQL replays its journal; the trainer imports torch
-COMMAND_SECONDS = 60.0
+COMMAND_SECONDS = 180.0  # two, on a machine of one's own
 MODEL_SECONDS = 300.0
 POLL = 0.05
 
@@ -67,6 +67,7 @@ class LocalStack:
     def __init__(self, folder: Path, *, replicas: int = 1, trainers: int = 1) -> None:
         self.folder = folder
         self.port = free_port()
+        self._stop_seconds = STOP_SECONDS * replicas  # so many more end at once, on two cores
         self._many = ("--replicas", str(replicas), "--trainers", str(trainers))
         self._output = folder.with_name(f"{folder.name}.output")
         self._process: subprocess.Popen[bytes] | None = None
@@ -121,7 +122,7 @@ class LocalStack:
             return
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(STOP_SECONDS)
+            process.wait(self._stop_seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # its programs are on a leash and follow
             process.wait()
