@@ -29,7 +29,7 @@ PROCESSES = (
 START_SECONDS = 180.0  # a cold machine compiles every service's bytecode first
 STOP_SECONDS = 10.0
 RECOVER_SECONDS = 60.0  # PostgreSQL replays its journal; the trainer imports torch
-COMMAND_SECONDS = 60.0
+COMMAND_SECONDS = 180.0  # two, on a machine of one's own
 MODEL_SECONDS = 300.0
 POLL = 0.05
 SPANS_EVERY_MS = "200"  # instead of 5,000, for a test that waits for them
@@ -77,6 +77,7 @@ class LocalStack:
         self.folder = folder
         self._environment = environment or {}
         self.port = free_port()
+        self._stop_seconds = STOP_SECONDS * replicas  # so many more end at once, on two cores
         self._many = ("--replicas", str(replicas), "--trainers", str(trainers))
         self._output = folder.with_name(f"{folder.name}.output")
         self._process: subprocess.Popen[bytes] | None = None
@@ -137,7 +138,7 @@ class LocalStack:
             return
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(STOP_SECONDS)
+            process.wait(self._stop_seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # its programs are on a leash and follow
             process.wait()

@@ -1,0 +1,180 @@
+"""Several of everything, any of them killed at any moment: the jobs, the kills, and the question
+whether all is well afterwards.
+
+Most jobs are trained by stand-ins (`tests.support.stand_in_trainer`: the trainer service as it is,
+around a training that computes nothing), since two hundred real ones would take an hour on a busy
+machine. The stack's own trainers take their share.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
+from uuid import uuid4
+
+import httpx
+
+from deploy.local.program import clean_environment
+from deploy.local.services import (
+    MODULES,
+    ROOT,
+    TINY_LLAMA,
+    Stack,
+    replica_name,
+    trainer_environment,
+)
+from deploy.local.state import Ports, Secrets, load
+from tests.support.journey import ENDED, Json, User, sample_rows
+from tests.support.local_stack import LocalStack, eventually
+
+SERVERS = ("postgres", "nats", "s3")
+ROWS = 20
+STEPS = 2
+AT_ONCE = 16  # clients that submit
+SUBMIT_SECONDS = 120.0  # for one submission, repeated until it is answered
+TRY_SECONDS = 10.0
+PAUSE = 0.2
+CENTS = 100_000
+
+
+def about(stack: LocalStack, *, trainers: int = 1) -> Stack:
+    """What a running stack was started with."""
+    secrets = load(stack.folder / "secrets.json", Secrets)
+    ports = load(stack.folder / "ports.json", Ports)
+    assert secrets is not None
+    assert ports is not None
+    return Stack(
+        folder=stack.folder,
+        secrets=secrets,
+        ports=ports,
+        gateway_port=stack.port,
+        trainers=trainers,
+    )
+
+
+class StandIns:
+    """Trainers that compute nothing, each started again at once when it is killed."""
+
+    def __init__(self, stack: LocalStack, count: int) -> None:
+        self._about = about(stack, trainers=count)
+        self.names = [f"stand-in-{number}" for number in range(count)]
+        self._running = {name: self._start(name) for name in self.names}
+
+    def kill(self, name: str) -> None:
+        former = self._running[name]
+        assert former.poll() is None, f"{name} has ended by itself"
+        former.kill()
+        former.wait()
+        self._running[name] = self._start(name)
+
+    def stop(self) -> None:
+        for process in self._running.values():
+            process.kill()
+            process.wait()
+
+    def _start(self, name: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.support.stand_in_trainer"],
+            cwd=ROOT,
+            env=clean_environment() | trainer_environment(self._about, name),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+
+class Storm:
+    """Jobs of a new account, and kills that ``seed`` chooses."""
+
+    def __init__(self, stack: LocalStack, stand_ins: StandIns, *, seed: int) -> None:
+        print(f"the seed of this storm is {seed}")
+        self.stack = stack
+        self.user = User(stack, stack.new_account(CENTS)[1])
+        self.balance = self.user.balance()
+        self.killed: list[str] = []
+        self._chance = random.Random(seed)
+        self._stand_ins = stand_ins
+        self._gateways = [
+            httpx.Client(base_url=url, headers=self.user.headers, timeout=TRY_SECONDS)
+            for url in stack.gateway_urls
+        ]
+        self._dataset_id = self.user.upload(sample_rows(ROWS))
+
+    def submit(self, count: int) -> list[str]:
+        """So many jobs at once, through every gateway; their ids."""
+        with ThreadPoolExecutor(AT_ONCE) as clients:
+            return list(clients.map(self._submit, range(count)))
+
+    def _submit(self, number: int) -> str:
+        """Repeated under its key, by another gateway, until one has answered."""
+        body = {
+            "type": "finetune",
+            "idempotency_key": str(uuid4()),
+            "base_model_id": TINY_LLAMA,
+            "dataset_id": self._dataset_id,
+            "hyperparams": {"steps": STEPS},
+        }
+        end = time.monotonic() + SUBMIT_SECONDS
+        seen = ""
+        first = number % len(self._gateways)
+        for gateway in cycle([*self._gateways[first:], *self._gateways[:first]]):
+            assert time.monotonic() < end, f"a submission was not answered: {seen}"
+            try:
+                answer = gateway.post("/v1/jobs", json=body)
+            except httpx.TransportError as error:
+                seen = repr(error)
+            else:
+                if answer.status_code in (200, 201):
+                    break
+                seen = answer.text
+                assert answer.status_code == 503, seen
+            time.sleep(PAUSE)
+        job_id: str = answer.json()["id"]
+        return job_id
+
+    def victims(self) -> list[str]:
+        """Every replica of every service and every trainer, and as one among them each server."""
+        services = [
+            replica_name(service, replica)
+            for service in MODULES
+            if service != "trainer"
+            for replica in range(len(self._gateways))
+        ]
+        return [*services, *self._stand_ins.names, *SERVERS]
+
+    def rage(self, kills: int, *, every: float, victims: Sequence[str]) -> None:
+        """``kill -9`` a process, any of them, every so many seconds."""
+        for _ in range(kills):
+            time.sleep(every)
+            self.kill(self._chance.choice([name for name in victims if self._runs(name)]))
+
+    def kill(self, name: str) -> None:
+        self.killed.append(name)
+        print(f"kill -9 {name}")
+        if name in self._stand_ins.names:
+            self._stand_ins.kill(name)
+        elif (pid := self.stack.pid(name)) is not None:
+            os.kill(pid, signal.SIGKILL)
+
+    def _runs(self, name: str) -> bool:
+        """Not while its supervisor waits to start it again."""
+        return name in self._stand_ins.names or self.stack.pid(name) is not None
+
+    def until_ended(self, jobs: Sequence[str], seconds: float) -> list[Json]:
+        """The jobs, all of which have ended."""
+        ended: dict[str, Json] = {}
+
+        def look() -> int:
+            for job_id in jobs:
+                if job_id not in ended:
+                    job = self.user.job(job_id)
+                    if job["status"] in ENDED:
+                        ended[job_id] = job
+            return len(ended)
+
+        eventually(look, lambda count: count == len(jobs), seconds, f"the end of {len(jobs)} jobs")
+        return [ended[job_id] for job_id in jobs]
