@@ -6,6 +6,7 @@ broke off: there is one way to resume, and it is the scheduler's.
 """
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -70,14 +71,22 @@ class NodesTraining:
         try:
             while not ending.done():
                 beat += 1
-                if trouble := await asyncio.to_thread(self._look, beat):
+                if trouble := await asyncio.to_thread(self._look_if_possible, beat):
                     await asyncio.wait({ending}, timeout=LAST_WORDS_SECONDS)
                     self._give_up(trouble)
                     await ending
                 await asyncio.wait({ending}, timeout=BEAT_SECONDS)
         finally:
             for folder in self._calls:
-                (folder / "call.json").unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # then its agent misses the count
+                    (folder / "call.json").unlink()
+
+    def _look_if_possible(self, beat: int) -> tuple[str, int] | None:
+        try:
+            return self._look(beat)
+        except OSError as error:  # of the shared file system: no reason to end anything
+            logger.warning("the work folder can't be used", error=repr(error))
+            return None
 
     def _look(self, beat: int) -> tuple[str, int] | None:
         """Goes on calling. Gives what is wrong with a node, and the run's exit status."""

@@ -55,7 +55,10 @@ class Agent:
         """Until it is to leave: then the run under way is let stop with a checkpoint."""
         self._folder.mkdir(parents=True, exist_ok=True)
         while not leaving.is_set():
-            self._turn()
+            try:
+                self._turn()
+            except OSError as error:  # of the shared file system: no reason to end anything
+                logger.warning("the work folder can't be used", error=repr(error))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
                     await leaving.wait()
@@ -73,7 +76,8 @@ class Agent:
         if self._process is not None:
             wanted = call is not None and call.launch == self._here.launch and lives
             self._attend(self._process, wanted)
-        if self._process is None and call is not None and lives and self._is_new(call):
+        is_new = call is not None and call.launch != self._here.launch
+        if self._process is None and call is not None and is_new and lives:
             self._join(call)
         if self._here is not before or self._monotonic() - self._told_at >= BEAT_SECONDS:
             self._here = Here(
@@ -81,9 +85,6 @@ class Agent:
             )
             replace(self._folder / "here.json", self._here)
             self._told_at = self._monotonic()
-
-    def _is_new(self, call: Call) -> bool:
-        return call.launch != self._here.launch
 
     def _attend(self, process: "subprocess.Popen[bytes]", wanted: bool) -> None:
         if not wanted and process.poll() is None:

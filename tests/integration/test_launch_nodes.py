@@ -116,6 +116,14 @@ def trainer(
     trainer.kill()
 
 
+async def under_way(platform: ScriptedPlatform, lease: LeaseGranted) -> None:
+    """The service, torchrun and its processes import torch, each in turn: on a busy machine that
+    takes longer than what a test waits for otherwise."""
+    async with asyncio.timeout(240):
+        while not await platform.kinds(lease):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
 async def curve_of(platform: ScriptedPlatform, lease: LeaseGranted) -> Curve:
     points = await platform.metrics(lease)
     return [(p.step, p.phase, p.loss, p.lr, p.grad_norm) for p in points]
@@ -125,6 +133,7 @@ async def curve_of(platform: ScriptedPlatform, lease: LeaseGranted) -> Curve:
 async def unbroken(platform: ScriptedPlatform, trainer: Program, folder: Path) -> Curve:
     """The losses of a run on both machines that nothing happens to."""
     lease = await platform.offer((folder / "chats.jsonl").read_bytes(), **JOB)
+    await under_way(platform, lease)
     last = (await platform.until(lease, "Finished"))[-1]
     assert isinstance(last, Finished)
     return await curve_of(platform, lease)
@@ -151,6 +160,7 @@ async def test_a_run_that_has_lost_a_machine_ends_as_one_that_has_not(
 ) -> None:
     data = (folder / "chats.jsonl").read_bytes()
     lease = await platform.offer(data, **JOB)
+    await under_way(platform, lease)
     await platform.until(lease, "Checkpointed")
     there = agent.processes()
     assert len(there) == 2
@@ -167,6 +177,7 @@ async def test_a_run_that_has_lost_a_machine_ends_as_one_that_has_not(
 
     agent.start()
     again = platform.grant(replace(lease, epoch=2, checkpoint=kept))
+    await under_way(platform, again)
     await platform.until(again, "Finished")
 
     whole = await curve_of(platform, lease)

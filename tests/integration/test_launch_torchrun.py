@@ -25,6 +25,7 @@ from tests.support.training import (
 )
 
 STAND_IN = "tests.support.stand_in_group"
+IMPORTS = 240  # seconds, on a busy machine; torchrun imports torch, and then each process does
 ALONE = ForkServerLauncher(f"{STAND_IN}:alone", STAND_IN)
 
 
@@ -56,7 +57,7 @@ async def test_a_run_of_two_that_is_asked_to_stop_keeps_a_checkpoint_and_leaves_
     dataset = write_rows(tmp_path / "chats.jsonl", chats())
     job = grow_spec(tiny_model, dataset, tmp_path / "out", checkpoint_every=1000)
     training = await of_two("services.trainer.train").launch(job, tmp_path / "output.txt")
-    await eventually(lambda: steps_done(tmp_path / "out") >= 3)
+    await eventually(lambda: steps_done(tmp_path / "out") >= 3, seconds=IMPORTS)
     assert len(processes_of(tmp_path)) == 3
 
     training.ask_to_stop()
@@ -70,7 +71,7 @@ async def test_a_run_of_two_that_is_asked_to_stop_keeps_a_checkpoint_and_leaves_
 
 async def test_processes_that_hear_nothing_are_killed_with_the_run(tmp_path: Path) -> None:
     training = await of_two().launch(told("deaf", tmp_path), tmp_path / "output.txt")
-    await eventually(lambda: both_are_there(tmp_path))
+    await eventually(lambda: both_are_there(tmp_path), seconds=IMPORTS)
     assert (tmp_path / "out" / "rank-1").read_text() == "2 1", "of two, with its share of threads"
     training.kill()
     assert await training.ended() == -signal.SIGKILL
@@ -114,7 +115,7 @@ def test_no_process_survives_a_service_that_is_killed(tmp_path: Path) -> None:
     service.stdin.write(msgspec.json.encode(told("deaf", tmp_path)))
     service.stdin.close()
     try:
-        wait_until(lambda: both_are_there(tmp_path))
+        wait_until(lambda: both_are_there(tmp_path), seconds=IMPORTS)
     finally:
         service.kill()
         service.wait()
