@@ -12,7 +12,7 @@ import pytest
 
 from deploy.local import nats
 from deploy.local.s3 import S3Settings
-from tests.support.stack import Database, Nats, Postgres, Servers
+from tests.support.stack import Database, Nats, Postgres, Servers, chosen
 
 # Threads that wait for each other would hold a core that another process of the run needs. It is
 # read when torch is loaded, here and in every process that a test starts.
@@ -58,7 +58,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 @pytest.fixture(scope="session")
 async def servers() -> AsyncIterator[Servers]:
     folder = Path(tempfile.mkdtemp(prefix="tuneyard-test-"))
-    running = Servers(folder)
+    running = Servers(folder, chosen(os.environ))
     yield running
     await running.stop()
     shutil.rmtree(folder, ignore_errors=True)
