@@ -3,7 +3,8 @@
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
+from fcntl import LOCK_EX, LOCK_SH, LOCK_UN, flock
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from deploy.local import nats
 from deploy.local.s3 import S3Settings
-from tests.support.stack import Database, Nats, Postgres, Servers
+from tests.support.stack import Database, Nats, Postgres, Servers, chosen
 
 # Threads that wait for each other would hold a core that another process of the run needs. It is
 # read when torch is loaded, here and in every process that a test starts.
@@ -19,6 +20,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 TOGETHER = "tests/conformance/"
 """A folder that one process takes as a whole: its jobs are trained once for all of it."""
+
+GATE, ROOM = Path(__file__), Path(__file__).with_name("__init__.py")
+"""Locked by those who pass and those who are in a test; what stands in them doesn't matter."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -34,10 +38,27 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByFile(config, log)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that is marked ``alone`` runs, with its fixtures, while the other processes of the run
+    are in no test."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    alone = item.get_closest_marker("alone")
+    with GATE.open() as gate, ROOM.open() as room:
+        flock(gate, LOCK_EX)  # whoever waits for the room lets nobody in before it
+        flock(room, LOCK_EX if alone else LOCK_SH)
+        flock(gate, LOCK_UN)
+        try:
+            return (yield)
+        finally:
+            flock(room, LOCK_UN)
+
+
 @pytest.fixture(scope="session")
 async def servers() -> AsyncIterator[Servers]:
     folder = Path(tempfile.mkdtemp(prefix="tuneyard-test-"))
-    running = Servers(folder)
+    running = Servers(folder, chosen(os.environ))
     yield running
     await running.stop()
     shutil.rmtree(folder, ignore_errors=True)

@@ -39,13 +39,14 @@ def life() -> Iterator[Life]:
             stack.stop()
 
 
+@pytest.mark.alone  # here the stack is started
+def test_a_second_start_is_ready_in_ten_seconds(life: Life) -> None:
+    assert life.second_start_seconds < SECOND_START_SECONDS
+
+
 def test_every_process_has_a_pid_file_and_ends_with_the_stack(life: Life) -> None:
     assert None not in life.first_pids.values()
     assert life.left_running == []
-
-
-def test_a_second_start_is_ready_in_ten_seconds(life: Life) -> None:
-    assert life.second_start_seconds < SECOND_START_SECONDS
 
 
 def test_the_account_its_key_and_its_balance_are_kept(life: Life) -> None:

@@ -1,8 +1,6 @@
 """The embedded servers: what they promise to keep, and whom they refuse."""
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -23,7 +21,7 @@ from nats.js.errors import NotFoundError
 from deploy.local import nats
 from deploy.local import s3 as s3_server
 from deploy.local.s3 import S3Settings
-from tests.support.stack import Database, Nats, Postgres, Servers
+from tests.support.stack import Database, Nats, Servers
 
 PATIENCE_SECONDS = 5.0
 
@@ -105,7 +103,7 @@ async def test_postgres_keeps_what_was_committed_when_it_is_killed(own_servers: 
     connection = await asyncpg.connect(server.admin_dsn)
     await connection.execute("CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)")
 
-    os.kill(own_servers.pid("postgres"), signal.SIGKILL)
+    await own_servers.kill("postgres")
     await own_servers.answers_again("postgres")
 
     connection = await asyncpg.connect(server.admin_dsn)
@@ -120,7 +118,7 @@ async def test_nats_keeps_what_it_acknowledged_when_it_is_killed(own_servers: Se
         await jetstream.add_stream(name="EVENTS", subjects=["events.>"])
         await jetstream.publish("events.job.submitted.v1.x", b"kept")
 
-        os.kill(own_servers.pid("nats"), signal.SIGKILL)
+        await own_servers.kill("nats")
         await own_servers.answers_again("nats")
 
     async with client_of(server, nats.OPERATOR) as (client, _):
@@ -218,7 +216,7 @@ async def test_an_object_survives_the_kill_of_its_server(own_servers: Servers) -
     settings = await own_servers.s3()
     async with s3_client(settings) as client:
         await client.put_object(Bucket=settings.bucket, Key="a/b", Body=b"kept")
-        os.kill(own_servers.pid("s3"), signal.SIGKILL)
+        await own_servers.kill("s3")
         await own_servers.answers_again("s3")
         stored = await client.get_object(Bucket=settings.bucket, Key="a/b")
         assert await stored["Body"].read() == b"kept"
@@ -242,25 +240,24 @@ async def test_presigned_urls_upload_and_download_and_cannot_be_changed(s3: S3Se
             assert answer.status == 403
 
 
-async def test_no_server_listens_beyond_this_machine(
-    servers: Servers, postgres: Postgres, nats_server: Nats, s3: S3Settings
+async def test_no_server_listens_beyond_this_machine_and_no_password_is_on_a_command_line(
+    own_servers: Servers,
 ) -> None:
+    postgres, nats_server = await own_servers.postgres(), await own_servers.nats()
+    store = await own_servers.s3()
     addresses = {
         connection.laddr.ip
         for name in ("postgres", "nats", "s3")
-        for connection in psutil.Process(servers.pid(name)).net_connections("inet")
+        for connection in psutil.Process(own_servers.pid(name)).net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
     }
     assert addresses == {"127.0.0.1"}
 
-
-async def test_no_password_stands_on_a_command_line(
-    servers: Servers, postgres: Postgres, nats_server: Nats, s3: S3Settings
-) -> None:
     lines = [
-        " ".join(psutil.Process(servers.pid(name)).cmdline()) for name in ("postgres", "nats", "s3")
+        " ".join(psutil.Process(own_servers.pid(name)).cmdline())
+        for name in ("postgres", "nats", "s3")
     ]
-    secrets = (s3.secret_key, postgres.admin_password, *nats_server.passwords.values())
+    secrets = (store.secret_key, postgres.admin_password, *nats_server.passwords.values())
     assert not [secret for secret in secrets if any(secret in line for line in lines)]
 
 

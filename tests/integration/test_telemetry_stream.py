@@ -1,7 +1,5 @@
 """One sequence an account, whoever writes it, whatever dies, and however old the job is."""
 
-import os
-import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
@@ -129,7 +127,7 @@ async def test_a_restart_of_nats_loses_nothing(
     ):
         await publish(trainer, points(job, 0))
         seen = await until_step(stream, 0)
-        os.kill(servers.pid("nats"), signal.SIGKILL)
+        await servers.kill("nats")
         await servers.answers_again("nats")
         for step in range(1, 20):
             await publish_at_last(trainer, job, step)

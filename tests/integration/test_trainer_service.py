@@ -28,7 +28,7 @@ from services.trainer.archive import pack
 from services.trainer.telemetry import LINES_PER_ATTEMPT
 from tests.support.objects import store_settings
 from tests.support.scripted_platform import ScriptedPlatform, eventually, local_model
-from tests.support.stack import Nats, Servers
+from tests.support.stack import Nats, Servers, chosen
 from tests.support.stand_in_training import TOKENS_A_STEP
 
 
@@ -76,7 +76,7 @@ class Trainer:
 @pytest.fixture(scope="module")
 async def own_servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Servers]:
     """NATS and S3 of this module's own: its tests kill them."""
-    servers = Servers(tmp_path_factory.mktemp("servers"))
+    servers = Servers(tmp_path_factory.mktemp("servers"), chosen(os.environ))
     yield servers
     await servers.stop()
 
@@ -383,7 +383,7 @@ async def test_an_attempt_survives_the_death_of_nats_and_of_the_object_store(
     lease = await platform.offer("slow", steps=60, checkpoint_every=5)
     await platform.until(lease, "Checkpointed")
     for name in ("nats", "s3"):
-        os.kill(own_servers.pid(name), signal.SIGKILL)
+        await own_servers.kill(name)
 
     reports = await platform.until(lease, "Finished")
 

@@ -1,8 +1,6 @@
 """Many endpoints, each bad in its own way, and services that are killed while events come."""
 
 import asyncio
-import os
-import signal
 import sys
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -113,7 +111,7 @@ class Place(Struct, kw_only=True):
     async def kill(self, name: str) -> None:
         """``kill -9``; ``nats`` is started again by its supervisor, a process by this."""
         if name == "nats":
-            os.kill(self.servers.pid("nats"), signal.SIGKILL)
+            await self.servers.kill("nats")
             return
         self.processes[name].kill()
         await self.processes[name].wait()
