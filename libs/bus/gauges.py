@@ -7,7 +7,7 @@ Each relay looks, also one that stands by, so that a relay which hangs does not 
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo
 
-from libs.bus.streams import STREAMS
+from libs.bus.streams import STREAMS, streams_exist
 from libs.eventlog.connection import Pool
 from libs.observability.metrics import (
     CONNECTIONS,
@@ -68,8 +68,10 @@ async def look_at_postgres(pool: Pool) -> None:
 
 
 async def look_at_nats(jetstream: JetStreamContext) -> None:
-    """Raises as nats-py does when NATS is away or a stream is not declared yet."""
+    """Raises as nats-py does when NATS is away. The first relay of all waits here for itself to
+    declare the streams."""
     names = [str(one.name) for one in STREAMS]
+    await streams_exist(jetstream, frozenset(names))
     states = {name: (await jetstream.stream_info(name)).state for name in names}
     consumers = [(name, one) for name in names for one in await _consumers(jetstream, name)]
     STREAM_MESSAGES.show(*((state.messages, name) for name, state in states.items()))
