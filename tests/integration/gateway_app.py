@@ -64,16 +64,18 @@ ROWS = b"".join(
 
 
 class Clock(Struct):
-    """The wall clock, which a test may move, and the monotonic one, which it may move forward."""
+    """The wall clock, which a test may move, and the monotonic one, which it may stop, and move
+    forward."""
 
     ahead: timedelta = timedelta()
     elapsed: float = 0.0
+    stopped_at: float | None = None
 
     def now(self) -> datetime:
         return datetime.now(UTC) + self.ahead
 
     def monotonic(self) -> float:
-        return time.monotonic() + self.elapsed
+        return (time.monotonic() if self.stopped_at is None else self.stopped_at) + self.elapsed
 
 
 class Gateway(Struct, kw_only=True):
