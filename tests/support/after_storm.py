@@ -89,7 +89,8 @@ async def assert_stored_once(stack: LocalStack) -> None:
         events = await connection.fetchval("SELECT count(*) FROM log.event")
     finally:
         await connection.close()
-    assert await published(stack) == events
+    held = await published(stack)
+    assert held == events, f"{events} events, of which JetStream has {held}"
 
 
 async def assert_one_attempt_at_a_time(connection: Connection) -> None:
