@@ -65,13 +65,13 @@ class JobCheckpointed(Event, frozen=True, kw_only=True, tag="job.checkpointed.v1
 
 
 class JobReclaimed(Event, frozen=True, kw_only=True, tag="job.reclaimed.v1"):
-    """The attempt was lost; the job is queued again and resumes from the last checkpoint, or begins
-    anew where ``checkpoint_lost``: a restored installation no longer has the file."""
+    """The attempt was lost; the job is queued again and resumes from the last checkpoint that isn't
+    among ``lost_checkpoints``: keys of files that a restored installation no longer has."""
 
     epoch: Epoch
     reason: ShortText
     retries: Count
-    checkpoint_lost: bool = False
+    lost_checkpoints: tuple[ObjectKey, ...] = ()
 
 
 class JobCancelRequested(Event, frozen=True, kw_only=True, tag="job.cancel_requested.v1"):

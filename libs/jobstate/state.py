@@ -16,6 +16,7 @@ from libs.contracts.base import (
     JobStatus,
     JobType,
     ModelRef,
+    ObjectKey,
     Surface,
 )
 from libs.contracts.billing import PaidBy
@@ -175,11 +176,10 @@ def fold(state: JobState, event: JobEvent, at: datetime) -> JobState:
                 tokens_processed=event.checkpoint.tokens_processed,
             )
         case JobReclaimed():
-            if event.checkpoint_lost:
-                state = replace(state, checkpoint=None, checkpoints=(), tokens_processed=0)
-            return replace(
+            state = replace(
                 state, status="queued", retries=event.retries, leased=False, trainer_id=None
             )
+            return without(state, event.lost_checkpoints) if event.lost_checkpoints else state
         case JobCancelRequested():
             return replace(state, cancel_requested=True)
         case JobTrained():
@@ -229,6 +229,18 @@ def fold(state: JobState, event: JobEvent, at: datetime) -> JobState:
             )
         case _:
             assert_never(event)
+
+
+def without(state: JobState, lost: tuple[ObjectKey, ...]) -> JobState:
+    """With the last checkpoint that is not lost as the one to begin with, or none."""
+    there = tuple(one for one in state.checkpoints if one.checkpoint.key not in lost)
+    last = there[-1].checkpoint if there else None
+    return replace(
+        state,
+        checkpoint=last,
+        checkpoints=there,
+        tokens_processed=last.tokens_processed if last else 0,
+    )
 
 
 def state_of(events: list[Stored[JobEvent]], *, job_id: UUID, account_id: UUID) -> JobState:

@@ -5,7 +5,7 @@ from typing import assert_never
 from uuid import UUID
 
 from libs.contracts.artifact import ArtifactPublished, ArtifactRejected
-from libs.contracts.base import Cents, Epoch
+from libs.contracts.base import Cents, Epoch, ObjectKey
 from libs.contracts.events import JobEvent
 from libs.contracts.scheduler import (
     JobCancelled,
@@ -92,18 +92,21 @@ def decide_reclaim(state: JobState, epoch: Epoch, reason: str) -> list[JobEvent]
 
 
 def decide_restored(
-    state: JobState, reason: str, *, checkpoint_lost: bool = False
+    state: JobState, reason: str, *, lost_checkpoints: tuple[ObjectKey, ...] = ()
 ) -> list[JobEvent]:
     """The database was restored: whoever had a lease may have lost it, or ended, in a history that
-    nobody remembers. That is no retry of the job's. ``checkpoint_lost``: the file isn't there."""
-    lost = checkpoint_lost and state.checkpoint is not None
-    if state.status in ENDED or state.trained or not (state.leased or lost):
+    nobody remembers. That is no retry of the job's. ``lost_checkpoints`` have no files any more."""
+    if state.status in ENDED or state.trained or not (state.leased or lost_checkpoints):
         return []
     if state.leased and state.cancel_requested:
         return [cancelled(state, state.tokens_processed)]
     # A job that waits was leased before, or it would have no checkpoint.
     epoch = max(state.epoch, 1)
-    return [JobReclaimed(epoch=epoch, reason=reason, retries=state.retries, checkpoint_lost=lost)]
+    return [
+        JobReclaimed(
+            epoch=epoch, reason=reason, retries=state.retries, lost_checkpoints=lost_checkpoints
+        )
+    ]
 
 
 def decide_cancel(state: JobState) -> tuple[list[JobEvent], Cancelling | AlreadyEnded]:

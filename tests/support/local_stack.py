@@ -145,6 +145,16 @@ class LocalStack:
         assert process.returncode == 0, self._output.read_text()
         assert not list((self.folder / "run").iterdir())
 
+    def lose(self) -> None:
+        """As if the plug were pulled: every process is killed at once."""
+        process = self._process
+        assert process is not None
+        os.killpg(process.pid, signal.SIGKILL)  # its programs are on a leash and follow
+        process.wait()
+        for name in PROCESSES:
+            with suppress(TypeError, ProcessLookupError):
+                os.killpg(self.pid(name), signal.SIGKILL)  # type: ignore[arg-type]
+
     def pid(self, name: str) -> int | None:
         """None while the supervisor waits to start it again."""
         try:
