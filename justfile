@@ -77,6 +77,7 @@ asyncapi *ARGS:
 # Write dashboards, Kubernetes' alerts and the table of metrics from what declares them
 dashboards:
     @exec python -m tests.support.dashboards
+
 # Release what services ask each other: write docs/rpc.json, unless versions side by side would break
 rpc *ARGS:
     @exec python -m tests.support.rpc_release "$@"
