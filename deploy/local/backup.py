@@ -5,7 +5,6 @@ long as `archive` runs), ``objects/`` (the bucket; nothing is ever removed) and 
 """
 
 import asyncio
-import hashlib
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -13,10 +12,10 @@ from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 
 from deploy.local import postgres, s3
+from deploy.local.manifest import verify
 from deploy.local.program import Identity, Program, StackError, wheel_executable
 from deploy.local.state import Ports, Secrets, load, lock, open_folder, save
 from deploy.local.supervisor import Supervisor, end_stale
@@ -258,33 +257,6 @@ def _receive(stack: Source, wal: Path, run_as: Identity) -> Program:
         *(stack, RECEIVER, run_as, "--directory", str(wal)),
         *("--slot", ARCHIVE, "--synchronous"),
     )
-
-
-class ManifestFile(Struct, frozen=True, rename="pascal"):
-    path: str
-    size: int
-    checksum: str
-
-
-class Manifest(Struct, frozen=True, rename="pascal"):
-    """What pg_basebackup has copied (PostgreSQL's manual: "Backup Manifest Format")."""
-
-    files: list[ManifestFile]
-
-
-def verify(copy: Path) -> None:
-    """Read every file of a copy back. `StackError` names one that is not as PostgreSQL sent it.
-
-    pg_verifybackup does this too; that of the wheel crashes.
-    """
-    manifest = msgspec.json.decode((copy / "backup_manifest").read_bytes(), type=Manifest)
-    for file in manifest.files:
-        path = copy / file.path
-        if not path.is_file() or path.stat().st_size != file.size:
-            raise StackError(f"{path} is not what PostgreSQL sent: take another backup.")
-        with path.open("rb") as opened:
-            if hashlib.file_digest(opened, "sha256").hexdigest() != file.checksum:
-                raise StackError(f"{path} is damaged: take another backup.")
 
 
 async def _lag(connection: Connection) -> str | None:

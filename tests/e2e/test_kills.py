@@ -1,12 +1,18 @@
 """``kill -9`` during runs: nothing is lost, nothing is paid twice, nothing comes out different."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.journey import ENDED
-from tests.support.kills import Jobs
+from tests.support.kills import Asking, Jobs
 from tests.support.local_stack import PROCESSES, local_stack
+
+SERVICES = [
+    name for name in PROCESSES if name not in ("postgres", "nats", "s3", "issuer", "sandbox")
+]
+"""What an upgrade replaces."""
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +42,30 @@ def test_a_killed_trainers_job_is_resumed_and_gives_the_very_same_weights(
     assert started[1]["resumed_from_step"] >= 10
     assert jobs.user.curve(job_id) == jobs.user.curve(unbroken)
     assert jobs.adapter(job_id) == jobs.adapter(unbroken)
+
+
+def test_every_service_is_replaced_in_turn_as_by_an_upgrade_and_clients_only_repeat(
+    jobs: Jobs, unbroken: str
+) -> None:
+    user, stack = jobs.user, jobs.stack
+    before = user.balance()
+    carried = [jobs.submit()]
+    for name in SERVICES:
+        if user.job(carried[-1])["status"] in ENDED:
+            carried.append(jobs.submit())
+        user.until_step(carried[-1], 1)
+        with Asking(user, f"/v1/jobs/{unbroken}") as client:
+            stack.kill(name, by=signal.SIGTERM)
+            stack.recovered()
+        allowed = {200, 503, 0} if name == "gateway" else {200, 503}
+        assert set(client.answers) <= allowed, (name, client.answers)
+
+    prices = [jobs.whole(job_id)["price_cents"] for job_id in carried]
+    assert user.balance() == before - sum(prices)
+    for job_id in carried:
+        assert user.curve(job_id) == user.curve(unbroken)
+        assert jobs.adapter(job_id) == jobs.adapter(unbroken)
+    stack.assert_the_log_holds()
 
 
 def test_every_process_is_killed_in_turn_while_jobs_run(jobs: Jobs, unbroken: str) -> None:

@@ -1,7 +1,10 @@
 """Jobs under which processes are killed, and what must hold of them afterwards."""
 
 import hashlib
+import threading
 from typing import Any
+
+import httpx
 
 from tests.support.journey import Json, User, fetch, sample_rows
 from tests.support.local_stack import LocalStack, eventually
@@ -9,6 +12,7 @@ from tests.support.local_stack import LocalStack, eventually
 ROWS = 200
 STEPS = 80
 TELEMETRY_SECONDS = 30.0  # what a killed process had in hand is delivered again after ten
+ASK_PAUSE = 0.1  # seconds
 ADAPTER = "adapter_model.safetensors"
 
 HYPERPARAMS: dict[str, Any] = {
@@ -26,6 +30,30 @@ def expected_points(steps: int) -> list[tuple[int, str]]:
     evaluations = {*range(0, steps, HYPERPARAMS["eval_every"]), steps}
     train = [(step, "train") for step in range(1, steps + 1)]
     return sorted([*train, *((step, "eval") for step in evaluations)])
+
+
+class Asking:
+    """A client that asks all the time, and how it was answered: statuses, 0 for no answer."""
+
+    def __init__(self, user: User, path: str) -> None:
+        self.answers: list[int] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._ask, args=(user.api, path))
+
+    def __enter__(self) -> "Asking":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _ask(self, api: httpx.Client, path: str) -> None:
+        while not self._over.wait(ASK_PAUSE):
+            try:
+                self.answers.append(api.get(path).status_code)
+            except httpx.TransportError:
+                self.answers.append(0)
 
 
 class Jobs:

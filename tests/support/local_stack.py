@@ -162,11 +162,11 @@ class LocalStack:
         except (FileNotFoundError, ValueError):
             return None
 
-    def kill(self, name: str) -> None:
-        """``kill -9``; returns when the supervisor has started it again."""
+    def kill(self, name: str, by: signal.Signals = signal.SIGKILL) -> None:
+        """``kill -9``, or another signal; returns when the supervisor has started it again."""
         former = self.pid(name)
         assert former is not None, f"{name} does not run"
-        os.kill(former, signal.SIGKILL)
+        os.kill(former, by)
         eventually(
             lambda: self.pid(name),
             lambda pid: pid not in (None, former),
