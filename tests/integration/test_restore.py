@@ -4,21 +4,22 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from msgspec import Struct
 
+from deploy.local.account import FIRST_BALANCE_CENTS
 from deploy.local.state import admin_dsn
+from deploy.rebuild import rebuild_all, verify_log
+from libs.bus.republish import publish_again
 from libs.eventlog.connection import connect
 from tests.support.disaster import STEPS, Archive, Submissions, jobs_in, restore
 from tests.support.journey import RUN_SECONDS, User, sample_rows
 from tests.support.local_stack import LocalStack, base_model, eventually
 
-LOAD = 10  # submissions before, and after, whatever happens in between
-PLENTY = 1_000_000  # cents
+LOAD = 5  # submissions before, and after, whatever happens in between
 SLOW = {"steps": 10_000, "batch_size": 4, "seq_len": 128, "checkpoint_every": 50, "seed": 7}
 FIRST_CHECKPOINT_SECONDS = 60.0
 
@@ -43,8 +44,7 @@ def lost() -> Iterator[Lost]:
     stack, folder = LocalStack(parent / "first"), parent / "backup"
     stack.start()
     try:
-        _, api_key = stack.new_account(PLENTY)
-        user = User(stack, api_key)
+        user, api_key = User(stack), stack.credentials.api_key
         dataset_id = user.upload(sample_rows(20))
         long = user.submit_job(dataset_id, **SLOW)
         eventually(
@@ -99,10 +99,11 @@ def test_every_acknowledged_submission_is_there_and_the_platform_goes_on(
     lost: Lost, again: LocalStack
 ) -> None:
     user = User(again, lost.api_key)
-    acknowledged = [*lost.submissions.acknowledged, lost.long]
+    acknowledged = {*lost.submissions.acknowledged, lost.long}
     assert len(acknowledged) > 3 * LOAD
-    statuses = {job_id: user.job(job_id)["status"] for job_id in acknowledged}
-    waiting = [job_id for job_id in lost.submissions.acknowledged if statuses[job_id] == "queued"]
+    known = asyncio.run(found(again))
+    assert acknowledged <= known.jobs
+    waiting = [job_id for job_id in known.jobs - {lost.long} if is_queued(user, job_id)]
     for job_id in waiting[2:]:
         user.cancel(job_id)
 
@@ -110,28 +111,57 @@ def test_every_acknowledged_submission_is_there_and_the_platform_goes_on(
     new = user.submit_job(lost.dataset_id, steps=STEPS, batch_size=2, seq_len=64)
     for job_id in (*waiting[:2], new):
         user.until_completed(job_id)
-    for job_id in acknowledged:
+    for job_id in known.jobs:
         assert_paid_once(user, job_id)
-    assert user.balance() == PLENTY - charged(user, [*acknowledged, new])
-    again.assert_the_log_holds()
-    # Published again, all of it has no effect for a second time.
-    assert "published again" in again.run("streams", "rebuild")
-    eventually(lambda: outbox(again), lambda left: left == 0, 30, "an empty outbox")
-    assert user.balance() == PLENTY - charged(user, [*acknowledged, new])
-    again.assert_the_log_holds()
+    assert asyncio.run(published_again_and_verified(again)) > len(known.jobs)
+    eventually(
+        lambda: asyncio.run(found(again)), lambda now: now.outbox == 0, 30, "an empty outbox"
+    )
+
+    # Published again, all of it has had no effect for a second time.
+    known = asyncio.run(found(again))
+    charges = sum(user.job(job_id)["charge_cents"] for job_id in known.jobs)
+    assert user.balance() == FIRST_BALANCE_CENTS - charges - known.reserved_cents
+    asyncio.run(published_again_and_verified(again))
 
 
-def outbox(stack: LocalStack) -> int:
-    return asyncio.run(_outbox(stack))
+class Found(Struct, frozen=True, kw_only=True):
+    """All jobs; what is reserved for submissions that the loss broke off, which get it back in ten
+    minutes; and what NATS is still to be told."""
+
+    jobs: set[str]
+    reserved_cents: int
+    outbox: int
 
 
-async def _outbox(stack: LocalStack) -> int:
+async def found(stack: LocalStack) -> Found:
     connection = await connect(admin_dsn(stack.folder))
     try:
-        left: int = await connection.fetchval("SELECT count(*) FROM log.outbox")
+        jobs = await connection.fetch("SELECT id FROM log.job")
+        reserved = await connection.fetchval(
+            "SELECT coalesce(sum(amount_cents), 0)::bigint FROM billing.payment"
+            " WHERE status = 'reserved'"
+        )
+        outbox = await connection.fetchval("SELECT count(*) FROM log.outbox")
     finally:
         await connection.close()
-    return left
+    return Found(jobs={str(row["id"]) for row in jobs}, reserved_cents=reserved, outbox=outbox)
+
+
+async def published_again_and_verified(stack: LocalStack) -> int:
+    """The log is whole, every read model follows from it, and all of it is published again."""
+    dsn = admin_dsn(stack.folder)
+    assert (await verify_log(dsn)).damages == []
+    assert [done for done in await rebuild_all(dsn) if done.changed] == []
+    connection = await connect(dsn)
+    try:
+        return await publish_again(connection, since=datetime.now(UTC) - timedelta(days=7))
+    finally:
+        await connection.close()
+
+
+def is_queued(user: User, job_id: str) -> bool:
+    return bool(user.job(job_id)["status"] == "queued")
 
 
 def assert_it_was_taken_up(user: User, job_id: str) -> None:
@@ -157,11 +187,6 @@ def assert_paid_once(user: User, job_id: str) -> None:
     kinds = user.kinds(job_id)
     assert kinds.count("payment.reserved") == 1, kinds
     assert kinds.count("payment.captured") + kinds.count("payment.voided") == 1, kinds
-
-
-def charged(user: User, job_ids: list[str]) -> int:
-    jobs: list[Any] = [user.job(job_id) for job_id in job_ids]
-    return sum(job["charge_cents"] for job in jobs)
 
 
 async def test_restored_as_of_a_moment_it_has_what_was_acknowledged_before_and_nothing_after(
