@@ -20,8 +20,7 @@ from tests.support.journey import RUN_SECONDS, User, sample_rows
 from tests.support.local_stack import LocalStack, base_model, eventually
 
 LOAD = 5  # submissions before, and after, whatever happens in between
-SLOW = {"steps": 10_000, "batch_size": 4, "seq_len": 128, "checkpoint_every": 50, "seed": 7}
-FIRST_CHECKPOINT_SECONDS = 60.0
+SLOW = {"steps": 10_000, "batch_size": 2, "seq_len": 64, "checkpoint_every": 100, "seed": 7}
 
 
 class Lost(Struct, kw_only=True):
@@ -50,7 +49,7 @@ def lost() -> Iterator[Lost]:
         eventually(
             lambda: user.kinds(long),
             lambda kinds: "job.checkpointed" in kinds,
-            FIRST_CHECKPOINT_SECONDS,
+            RUN_SECONDS,
             "a checkpoint",
         )
         archive = Archive(stack, folder)
