@@ -24,6 +24,7 @@ LOOKED_AT = {
     "services/billing/schema_002_spending.sql": "more kinds of entries are taken, none less",
     "services/billing/schema_003_cards.sql": UPGRADE,
     "services/billing/schema_005_write_off.sql": "more kinds of entries are taken, none less",
+    "services/scheduler/schema_003_turns.sql": UPGRADE,
     "services/webhooks/schema_003_sending.sql": "how often a table is vacuumed",
     "services/webhooks/schema_004_answers.sql": UPGRADE,
     "services/webhooks/schema_005_removed.sql": "a row that was removed is no longer read",
