@@ -34,6 +34,11 @@ KEPT = ("secrets.json", "ports.json", "credentials.json", "issuer")
 accounts that it opened. Subscribers are made anew, with their consumers. The payments sandbox plays
 a card provider, whose books nobody can take back either."""
 
+HISTORY_SQL = """
+SELECT system_identifier || '/' || timeline_id FROM pg_control_system(), pg_control_checkpoint()
+"""
+"""Which database it is, and which of its histories: each restore begins another one."""
+
 OBJECTS_EVERY = 30.0  # seconds; what a lost machine had stored since then is lost with it
 CATCH_UP_SECONDS = 600.0  # an archive that is further behind a finished copy does not work
 STOP_SECONDS = 10.0
@@ -48,7 +53,7 @@ class Taken(Struct, frozen=True, kw_only=True):
 
     began_at: datetime
     ended_at: datetime
-    system_identifier: str
+    history: str
 
 
 class Source(Struct, frozen=True, kw_only=True):
@@ -105,7 +110,7 @@ async def take(stack: Source, target: Path, *, now: Callable[[], datetime], say:
     for broken_off in base.glob("*.copying"):
         shutil.rmtree(broken_off)
     async with _connected(stack) as connection:
-        system = str(await connection.fetchval("SELECT system_identifier FROM pg_control_system()"))
+        system: str = await connection.fetchval(HISTORY_SQL)
         _refuse_another(target, system)
         keep_secrets(stack.data, target / "kept")
         await copy_objects(supervisor, _bucket(stack.data), target / "objects")
@@ -119,7 +124,7 @@ async def take(stack: Source, target: Path, *, now: Callable[[], datetime], say:
             say("the archive has everything that was acknowledged until now")
     await copy_objects(supervisor, _bucket(stack.data), target / "objects")
     await asyncio.to_thread(os.sync)  # rclone leaves that to others
-    save(base / f"{name}.json", Taken(began_at=began, ended_at=ended, system_identifier=system))
+    save(base / f"{name}.json", Taken(began_at=began, ended_at=ended, history=system))
     unfinished.rename(base / name)
     say(f"backup {name} is whole")
 
@@ -211,7 +216,7 @@ def _bucket(data: Path) -> Path:
 
 def _refuse_another(target: Path, system: str) -> None:
     for _, taken in copies(target):
-        if taken.system_identifier != system:
+        if taken.history != system:
             raise StackError(
                 f"{target} holds the backup of another database (or of this one before it was"
                 " restored): choose another folder."
