@@ -98,7 +98,8 @@ def environment(stack: Stack, service: str, replica: int = 0) -> dict[str, str]:
     """Everything a service needs to know, and nothing that it does not. Replicas differ in where
     they listen, if they do."""
     env = {"TUNEYARD_NATS_URL": stack.nats_url(service), "TUNEYARD_LOG_LEVEL": "info"}
-    env |= observation.environment(stack.observation, list(MODULES).index(service))
+    place = replica * len(MODULES) + list(MODULES).index(service)
+    env |= observation.environment(stack.observation, place)
     if service in WITH_DATABASE:
         env["TUNEYARD_DATABASE_URL"] = postgres.dsn(
             role=service,
@@ -172,12 +173,13 @@ def replica_name(service: str, replica: int) -> str:
 
 def trainer_programs(stack: Stack) -> list[Program]:
     """As many trainers as asked for."""
+    behind_the_services = len(stack.gateway_urls) * len(MODULES)
     return [
         Program(
             name=f"trainer-{number}",
             argv=command("trainer"),
             env=trainer_environment(stack, f"trainer-{number}")
-            | observation.environment(stack.observation, len(MODULES) + number),
+            | observation.environment(stack.observation, behind_the_services + number),
         )
         for number in range(stack.trainers)
     ]

@@ -13,6 +13,7 @@ from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetr
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
 from prometheus_client import CollectorRegistry, start_http_server
 
+from libs.observability.farewell import at_the_end
 from libs.observability.loop_lag import watch_loop
 from libs.observability.observation import Observation
 
@@ -33,18 +34,19 @@ def export_metrics(service: str, observation: Observation) -> None:
         )
         host, _, port = observation.metrics_listen.rpartition(":")
         start_http_server(int(port), addr=host, registry=registry)
-    metrics.set_meter_provider(
-        MeterProvider(
-            metric_readers=readers,
-            resource=Resource.create(
-                {
-                    SERVICE_NAME: f"tuneyard-{service}",
-                    # Replicas report the same names: without it one would hide the other.
-                    SERVICE_INSTANCE_ID: f"{socket.gethostname()}-{os.getpid()}",
-                }
-            ),
-        )
+    provider = MeterProvider(
+        metric_readers=readers,
+        resource=Resource.create(
+            {
+                SERVICE_NAME: f"tuneyard-{service}",
+                # Replicas report the same names: without it one would hide the other.
+                SERVICE_INSTANCE_ID: f"{socket.gethostname()}-{os.getpid()}",
+            }
+        ),
+        shutdown_on_exit=False,
     )
+    metrics.set_meter_provider(provider)
+    at_the_end(provider.shutdown)
     with suppress(RuntimeError):  # a tool without a loop has none to be late
         watch_loop(asyncio.get_running_loop())
 
