@@ -4,12 +4,11 @@ import shutil
 from pathlib import Path
 
 from libs.eventlog.connection import create_pool
-from tests.bench import jobs, stream, training
+from tests.bench import stream, training
 from tests.bench.append import GOALS, measure
 from tests.bench.figures import Size, table
 from tests.bench.ingest import taken_in
 from tests.bench.servers import platform
-from tests.bench.through import Load
 from tests.support.stack import Database
 from tests.support.training import SMALL
 
@@ -48,17 +47,3 @@ async def test_the_stream_benchmark_counts_every_point_of_every_client() -> None
     assert watched.faults == 0
     assert watched.worst_ms >= watched.p99_ms >= watched.p50_ms > 0
     assert min(told, bare, whole, untold) > 0
-
-
-async def test_a_small_load_goes_through_the_whole_platform_and_leaves_everything_right() -> None:
-    load = Load(rate=10.0, seconds=3.0, accounts=4, trainers=8)
-    told, waits = await jobs.run(load)  # it raises when a state is wrong
-    assert told.arrived.accepted == told.ended.finished == len(waits.to_lease) == load.jobs
-    assert told.ended.lost == 0
-    assert all(
-        completed > leased > 0
-        for leased, completed in zip(waits.to_lease, waits.to_completed, strict=True)
-    )
-    assert {"gateway", "scheduler", "postgres"} <= told.gauges.keys()
-    assert all(gauge.memory[-1] > 0 for gauge in told.gauges.values())
-    assert table(jobs.figures(load, told, waits)).row_count > len(told.gauges)
