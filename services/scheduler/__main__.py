@@ -39,6 +39,7 @@ async def main() -> None:
             now=lambda: datetime.now(UTC),
             new_id=uuid4,
             committed=nudge_relay(broker),
+            unheard=partial(reports.unheard, broker),
         )
         letters = DeadLetters(pool=pool)
         answer(broker, scheduler_rpc.LEASE, partial(handlers.lease_job, scheduler))

@@ -1,6 +1,6 @@
 """The scheduler's verbs: load a job, decide, append, and bring the queue to the new state."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from functools import reduce
 from uuid import UUID
@@ -48,6 +48,10 @@ Decision = Callable[[JobState], list[JobEvent]]
 logger = structlog.get_logger()
 
 
+async def nothing_unheard(_: UUID) -> bool:
+    return False
+
+
 class Scheduler(Struct, kw_only=True):
     """What every verb needs."""
 
@@ -58,6 +62,8 @@ class Scheduler(Struct, kw_only=True):
     idle: Idle = msgspec.field(default_factory=Idle)
     reports: InOrder = msgspec.field(default_factory=InOrder)
     look_seconds: float = LOOK_SECONDS
+    unheard: Callable[[UUID], Awaitable[bool]] = nothing_unheard
+    """Whether something that the job's trainer has reported waits to be handled."""
 
 
 class UnknownJob(Exception):
@@ -194,7 +200,12 @@ async def reclaim_lapsed(scheduler: Scheduler) -> None:
             await queue.prolong_all(connection, model.lease_until(now))
         lapsed = await queue.lapsed_leases(connection, now)
     for lease in lapsed:
-        await _reclaim(scheduler, lease, "the trainer stopped answering")
+        if await scheduler.unheard(lease.job_id):
+            # It is we who are late. A trainer that has reported its end renews nothing any more.
+            async with scheduler.pool.acquire() as connection:
+                await queue.prolong(connection, lease, model.lease_until(now))
+        else:
+            await _reclaim(scheduler, lease, "the trainer stopped answering")
 
 
 async def _granted_before(

@@ -204,6 +204,15 @@ async def leases_of(connection: Connection, trainer_id: str) -> list[Held]:
     return [Held(**row) for row in rows]
 
 
+async def prolong(connection: Connection, lease: Lease, until: datetime) -> None:
+    await connection.execute(
+        "UPDATE scheduler.lease SET expires_at = $3 WHERE job_id = $1 AND epoch = $2",
+        lease.job_id,
+        lease.epoch,
+        until,
+    )
+
+
 async def prolong_all(connection: Connection, until: datetime) -> None:
     """After an outage nobody could heartbeat: give every lease its full time again."""
     await connection.execute(

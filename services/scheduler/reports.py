@@ -53,6 +53,11 @@ async def handle_in_turn(broker: NatsBroker, scheduler: Scheduler, payload: byte
     raise OutOfTurn(f"report {report.report_id} of job {report.job_id} waits for an earlier one")
 
 
+async def unheard(broker: NatsBroker, job_id: UUID) -> bool:
+    """Whether a report of the job waits to be handled."""
+    return await _first(broker, job_id) is not None
+
+
 async def _first(broker: NatsBroker, job_id: UUID) -> UUID | None:
     """None for a dead letter, which is in no stream any more."""
     assert streams.REPORTS.name is not None

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import partial
 from uuid import UUID, uuid4
 
 import msgspec
@@ -122,6 +123,34 @@ async def test_after_an_outage_both_give_trainers_their_time_again(
         trainer_id="trainer-0", job_id=grant.job_id, epoch=1, step=1, tokens_processed=1
     )
     assert (await handlers.renew_lease(pair[0], beat)).verdict == "continue"
+
+
+async def test_a_trainer_whose_report_waits_for_us_has_not_fallen_silent(
+    pair: list[handlers.Scheduler], operator: NatsBroker, clock: Clock
+) -> None:
+    """It has reported its end and renews nothing; a scheduler that is behind must not have the job
+    trained again for that."""
+    scheduler = pair[0]
+    scheduler.unheard = partial(reports.unheard, operator)
+    job_id = await submit(scheduler)
+    grant = await lease(scheduler)
+    await handlers.reclaim_lapsed(scheduler)
+    ended = finished(grant)
+    held = await publish(operator, ended)
+    for _ in range(30):
+        clock.now += timedelta(seconds=1)
+        await handlers.reclaim_lapsed(scheduler)
+    await reports.handle_in_turn(operator, scheduler, msgspec.json.encode(ended))
+    assert (await state(scheduler, job_id)).trained
+
+    silent = await submit(scheduler)
+    await lease(scheduler)
+    assert REPORTS.name is not None
+    await (await operator.connect()).jetstream().delete_msg(REPORTS.name, held)
+    for _ in range(11):
+        clock.now += timedelta(seconds=1)
+        await handlers.reclaim_lapsed(scheduler)
+    assert (await state(scheduler, silent)).retries == 1
 
 
 async def test_a_report_that_changes_nothing_does_not_undo_what_the_other_has_just_done(
