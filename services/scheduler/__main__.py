@@ -21,7 +21,7 @@ from libs.eventlog.dead_letters import DeadLetters
 from libs.observability.export import observe
 from libs.observability.logs import configure_logs
 from libs.settings import SettingsError, decode_settings
-from services.scheduler import gauges, handlers, reports, retention
+from services.scheduler import gauges, handlers, leasing, reports, retention
 from services.scheduler.settings import Settings
 
 POOL_SIZE = 12
@@ -42,8 +42,8 @@ async def main() -> None:
             unheard=partial(reports.unheard, broker),
         )
         letters = DeadLetters(pool=pool)
-        answer(broker, scheduler_rpc.LEASE, partial(handlers.lease_job, scheduler))
-        answer(broker, scheduler_rpc.HEARTBEAT, partial(handlers.renew_lease, scheduler))
+        answer(broker, scheduler_rpc.LEASE, partial(leasing.lease_job, scheduler))
+        answer(broker, scheduler_rpc.HEARTBEAT, partial(leasing.renew_lease, scheduler))
         answer(broker, scheduler_rpc.CANCEL, partial(handlers.cancel_job, scheduler))
         answer(
             broker,
@@ -67,7 +67,7 @@ async def main() -> None:
             ack_wait=reports.WAIT,
         )
         async with (
-            every(SWEEP_EVERY, partial(handlers.reclaim_lapsed, scheduler)),
+            every(SWEEP_EVERY, partial(leasing.reclaim_lapsed, scheduler)),
             watched(observed, "queue", partial(gauges.look, pool, scheduler.now), *gauges.ALL),
         ):
             await run_service(

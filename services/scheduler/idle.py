@@ -14,6 +14,10 @@ class Idle:
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
     def enter(self) -> asyncio.Future[None]:
         """Wait from now on: a job that is queued while its caller looks is not missed."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

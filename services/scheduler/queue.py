@@ -129,6 +129,12 @@ async def claim(connection: Connection, job_id: UUID) -> int | None:
     return floor
 
 
+async def hold(connection: Connection, job_id: UUID) -> None:
+    """Lock a job's row, if it has one, before anything is appended to the job: who gives leases
+    does it in this order too, so that nobody waits in a circle."""
+    await connection.execute("SELECT 1 FROM scheduler.queue WHERE job_id = $1 FOR UPDATE", job_id)
+
+
 async def alone_with(connection: Connection, trainer_id: str) -> None:
     """Until the end of this transaction no other scheduler gives this trainer a lease."""
     await connection.execute(

@@ -2,6 +2,10 @@
 -- beside when it was served last, in the order in which accounts are served. A lease then costs the
 -- same however many jobs and accounts wait.
 
+-- Schedulers of the release before go on meanwhile: what they queue is counted once, here or by the
+-- trigger. They lock the queue first, too.
+LOCK TABLE scheduler.queue IN SHARE ROW EXCLUSIVE MODE;
+
 ALTER TABLE scheduler.turn
     ALTER COLUMN served_at DROP NOT NULL,              -- never served
     ADD COLUMN leased   integer NOT NULL DEFAULT 0,
@@ -22,8 +26,8 @@ CREATE INDEX queue_oldest ON scheduler.queue (submitted_at)
     WHERE status = 'waiting' AND NOT priority;
 CREATE INDEX lease_of_trainer ON scheduler.lease (trainer_id);
 
--- A trigger, so that whatever changes the queue (a rebuild, too) keeps the counts. It locks the
--- account's row last of all, until the commit: transactions of one job each never wait in a circle.
+-- A trigger, so that whatever changes the queue keeps the counts. It locks the account's row until
+-- the commit, and the job's row was locked before it: transactions never wait in a circle.
 CREATE FUNCTION scheduler.keep_count() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO scheduler.turn AS t (account_id, leased, standard, priority)
@@ -43,4 +47,6 @@ END $$;
 CREATE TRIGGER counted AFTER INSERT OR DELETE ON scheduler.queue
     FOR EACH ROW EXECUTE FUNCTION scheduler.keep_count();
 CREATE TRIGGER recounted AFTER UPDATE ON scheduler.queue
-    FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*) EXECUTE FUNCTION scheduler.keep_count();
+    FOR EACH ROW WHEN ((OLD.account_id, OLD.status, OLD.priority)
+                       IS DISTINCT FROM (NEW.account_id, NEW.status, NEW.priority))
+    EXECUTE FUNCTION scheduler.keep_count();

@@ -13,6 +13,8 @@ from services.scheduler.queue import project
 from tests.support.jobs import NOON, first_append, next_append, submission
 from tests.support.stack import Database
 
+COUNTED_SQL = "SELECT account_id, leased, standard, priority FROM scheduler.turn ORDER BY 1"
+
 
 async def test_rebuild_changes_nothing_in_health_and_repairs_what_was_damaged(
     fresh_database: Database,
@@ -40,9 +42,12 @@ async def test_rebuild_changes_nothing_in_health_and_repairs_what_was_damaged(
     }
 
     await connection.execute("UPDATE log.job SET status = 'completed' WHERE version = 2")
+    counted = await connection.fetch(COUNTED_SQL)
     await connection.execute("DELETE FROM scheduler.queue WHERE status = 'waiting'")
+    await connection.execute("UPDATE scheduler.turn SET leased = leased + 1, standard = -1")
     repaired = {done.table: done.changed for done in await rebuild_all(fresh_database.admin_dsn)}
     assert (repaired["log.job"], repaired["scheduler.queue"]) == (10, 10)
+    assert await connection.fetch(COUNTED_SQL) == counted
     assert all(done.changed == 0 for done in await rebuild_all(fresh_database.admin_dsn))
 
     report = await verify_log(fresh_database.admin_dsn)

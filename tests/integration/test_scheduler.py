@@ -1,7 +1,7 @@
 """The scheduler on a real PostgreSQL: leases, fencing, reclaim, cancellation, fair turns."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -27,10 +27,11 @@ from libs.eventlog.connection import create_pool
 from libs.eventlog.read import load
 from libs.eventlog.record import AlreadyHandled
 from libs.jobstate.state import JobState, decode_state, job_stream, state_of
-from services.scheduler import handlers, model
+from services.scheduler import handlers, leasing, model
 from services.scheduler.reports import handle_report
 from tests.support.jobs import NOON, Clock, envelope, finished_result, first_append, submission
 from tests.support.stack import Database
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def asking(trainer: str = "trainer-0", instance: UUID = INSTANCE) -> LeaseReques
 
 
 async def lease(scheduler: handlers.Scheduler, request: LeaseRequest | None = None) -> LeaseGranted:
-    answer = await handlers.lease_job(scheduler, request or asking())
+    answer = await leasing.lease_job(scheduler, request or asking())
     assert isinstance(answer, LeaseGranted)
     return answer
 
@@ -155,13 +156,13 @@ async def test_a_job_runs_from_lease_to_completion(scheduler: handlers.Scheduler
     await publish(scheduler, job_id)
     done = await state(scheduler, job_id)
     assert (done.status, done.charge_cents) == ("completed", 700)
-    assert isinstance(await handlers.lease_job(scheduler, asking()), NoWork)
+    assert isinstance(await leasing.lease_job(scheduler, asking()), NoWork)
 
 
 async def test_a_job_is_leased_to_one_trainer_only(scheduler: handlers.Scheduler) -> None:
     await submit(scheduler)
     await lease(scheduler)
-    assert isinstance(await handlers.lease_job(scheduler, asking("trainer-1", uuid4())), NoWork)
+    assert isinstance(await leasing.lease_job(scheduler, asking("trainer-1", uuid4())), NoWork)
 
 
 async def test_a_lapsed_lease_is_reclaimed_and_resumes_from_the_checkpoint(
@@ -171,11 +172,11 @@ async def test_a_lapsed_lease_is_reclaimed_and_resumes_from_the_checkpoint(
     grant = await lease(scheduler)
     await report(scheduler, started(grant))
     await report(scheduler, checkpointed(grant, 50))
-    await handlers.reclaim_lapsed(scheduler)
+    await leasing.reclaim_lapsed(scheduler)
 
     for _ in range(11):  # a sweep a second, as in life: no outage of our own
         clock.now += timedelta(seconds=1)
-        await handlers.reclaim_lapsed(scheduler)
+        await leasing.reclaim_lapsed(scheduler)
 
     queued = await state(scheduler, job_id)
     assert (queued.status, queued.retries) == ("queued", 1)
@@ -190,8 +191,8 @@ async def test_heartbeats_keep_a_lease(scheduler: handlers.Scheduler, clock: Clo
     grant = await lease(scheduler)
     for _ in range(30):
         clock.now += timedelta(seconds=1)
-        assert (await handlers.renew_lease(scheduler, beat(grant))).verdict == "continue"
-        await handlers.reclaim_lapsed(scheduler)
+        assert (await leasing.renew_lease(scheduler, beat(grant))).verdict == "continue"
+        await leasing.reclaim_lapsed(scheduler)
 
 
 async def test_after_an_outage_of_the_scheduler_trainers_get_their_time_again(
@@ -199,10 +200,10 @@ async def test_after_an_outage_of_the_scheduler_trainers_get_their_time_again(
 ) -> None:
     await submit(scheduler)
     grant = await lease(scheduler)
-    await handlers.reclaim_lapsed(scheduler)
+    await leasing.reclaim_lapsed(scheduler)
     clock.now += timedelta(minutes=3)
-    await handlers.reclaim_lapsed(scheduler)
-    assert (await handlers.renew_lease(scheduler, beat(grant))).verdict == "continue"
+    await leasing.reclaim_lapsed(scheduler)
+    assert (await leasing.renew_lease(scheduler, beat(grant))).verdict == "continue"
 
 
 async def test_a_restarted_trainer_gets_its_job_back_at_once(scheduler: handlers.Scheduler) -> None:
@@ -240,7 +241,7 @@ async def test_a_lost_attempt_changes_nothing(scheduler: handlers.Scheduler) -> 
     for sent in (started(old), checkpointed(old, 10), finished(old)):
         await report(scheduler, sent)
     assert await state(scheduler, job_id) == before
-    assert (await handlers.renew_lease(scheduler, beat(old))).verdict == "lost"
+    assert (await leasing.renew_lease(scheduler, beat(old))).verdict == "lost"
 
 
 async def test_a_repeated_report_changes_nothing(scheduler: handlers.Scheduler) -> None:
@@ -264,7 +265,7 @@ async def test_a_waiting_job_is_cancelled_at_once_and_costs_nothing(
     assert (cancelled.status, cancelled.charge_cents) == ("cancelled", 0)
     again = await handlers.cancel_job(scheduler, CancelJob(job_id=job_id))
     assert again == AlreadyEnded(status="cancelled")
-    assert isinstance(await handlers.lease_job(scheduler, asking()), NoWork)
+    assert isinstance(await leasing.lease_job(scheduler, asking()), NoWork)
 
 
 async def test_a_running_job_is_cancelled_through_its_heartbeat_and_costs_its_share(
@@ -274,7 +275,7 @@ async def test_a_running_job_is_cancelled_through_its_heartbeat_and_costs_its_sh
     grant = await lease(scheduler)
     await report(scheduler, started(grant))
     await handlers.cancel_job(scheduler, CancelJob(job_id=job_id))
-    assert (await handlers.renew_lease(scheduler, beat(grant))).verdict == "cancel"
+    assert (await leasing.renew_lease(scheduler, beat(grant))).verdict == "cancel"
     await report(
         scheduler,
         Stopped(
@@ -295,7 +296,7 @@ async def test_a_job_that_loses_its_trainer_too_often_fails_with_the_reason(
     job_id = await submit(scheduler)
     for _ in range(model.MAX_RETRIES + 1):
         await lease(scheduler, asking(instance=uuid4()))
-    assert isinstance(await handlers.lease_job(scheduler, asking(instance=uuid4())), NoWork)
+    assert isinstance(await leasing.lease_job(scheduler, asking(instance=uuid4())), NoWork)
     failed = await state(scheduler, job_id)
     assert (failed.status, failed.failure_code) == ("failed", "retries_exhausted")
     assert failed.failure_message is not None
@@ -349,18 +350,58 @@ async def test_a_model_that_does_not_fit_waits_for_a_larger_trainer(
 ) -> None:
     await submit(scheduler)
     small = LeaseRequest(trainer_id="small", instance_id=uuid4(), memory_bytes=2**20)
-    assert isinstance(await handlers.lease_job(scheduler, small), NoWork)
-    assert isinstance(await handlers.lease_job(scheduler, asking()), LeaseGranted)
+    assert isinstance(await leasing.lease_job(scheduler, small), NoWork)
+    assert isinstance(await leasing.lease_job(scheduler, asking()), LeaseGranted)
 
 
 async def test_a_waiting_trainer_hears_of_a_job_when_it_is_queued(
     scheduler: handlers.Scheduler,
 ) -> None:
     scheduler.look_seconds = 3_600.0  # nobody would look again while the test runs
-    asked = asyncio.create_task(handlers.lease_job(scheduler, asking()))
+    asked = asyncio.create_task(leasing.lease_job(scheduler, asking()))
     await asyncio.sleep(0.1)
     job_id = await submit(scheduler)
     async with asyncio.timeout(30):
         granted = await asked
     assert isinstance(granted, LeaseGranted)
     assert granted.job_id == job_id
+
+
+async def test_trainers_beyond_those_that_can_wait_are_answered_at_once(
+    scheduler: handlers.Scheduler,
+) -> None:
+    """Questions that are held take the place of those that others ask."""
+    scheduler.look_seconds = 60.0
+    waiting = [
+        asyncio.create_task(leasing.lease_job(scheduler, asking(f"waits-{n}", uuid4())))
+        for n in range(leasing.MOST_WAITING)
+    ]
+    await eventually(idle(scheduler), lambda count: count == leasing.MOST_WAITING)
+    answer = await leasing.lease_job(scheduler, asking("beyond", uuid4()))
+    assert answer == NoWork(retry_after_seconds=leasing.CROWDED_SECONDS)
+    for one in waiting:
+        one.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert scheduler.idle.waiting == 0
+
+
+def idle(scheduler: handlers.Scheduler) -> Callable[[], Awaitable[int]]:
+    async def count() -> int:
+        return scheduler.idle.waiting
+
+    return count
+
+
+async def test_a_job_that_is_cancelled_while_it_is_leased_ends_one_way_or_the_other(
+    scheduler: handlers.Scheduler,
+) -> None:
+    for n in range(20):
+        job_id = await submit(scheduler)
+        answer, _ = await asyncio.gather(
+            leasing.lease_job(scheduler, asking(f"trainer-{n}", uuid4())),
+            handlers.cancel_job(scheduler, CancelJob(job_id=job_id)),
+        )
+        after = await state(scheduler, job_id)
+        leased = isinstance(answer, LeaseGranted)
+        assert (after.status == "cancelled") is not leased
+        assert after.leased is leased

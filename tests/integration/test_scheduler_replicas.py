@@ -18,7 +18,7 @@ from libs.contracts.trainer import Report
 from libs.eventlog.connection import Connection, connect, create_pool
 from libs.eventlog.read import load
 from libs.jobstate.state import job_stream
-from services.scheduler import handlers, reports
+from services.scheduler import handlers, leasing, reports
 from tests.integration.test_scheduler import (
     asking,
     checkpointed,
@@ -85,7 +85,7 @@ async def test_no_lease_is_given_twice(pair: list[handlers.Scheduler]) -> None:
     async def until_granted(turn: int) -> LeaseGranted:
         request = asking(f"trainer-{turn}", uuid4())
         while True:  # two may reach for the same job, and one of them for nothing
-            answer = await handlers.lease_job(pair[turn % 2], request)
+            answer = await leasing.lease_job(pair[turn % 2], request)
             if isinstance(answer, LeaseGranted):
                 return answer
 
@@ -99,14 +99,14 @@ async def test_a_scheduler_that_starts_again_and_again_keeps_no_dead_trainers_le
 ) -> None:
     job_id = await submit(pair[0])
     await lease(pair[0])
-    await handlers.reclaim_lapsed(pair[0])
+    await leasing.reclaim_lapsed(pair[0])
     for _ in range(11):
         clock.now += timedelta(seconds=1)
-        await handlers.reclaim_lapsed(pair[0])
+        await leasing.reclaim_lapsed(pair[0])
         restarted = handlers.Scheduler(
             pool=pair[1].pool, now=lambda: clock.now, new_id=uuid4, committed=lambda: None
         )
-        await handlers.reclaim_lapsed(restarted)
+        await leasing.reclaim_lapsed(restarted)
     assert (await state(pair[0], job_id)).retries == 1
 
 
@@ -116,13 +116,13 @@ async def test_after_an_outage_both_give_trainers_their_time_again(
     await submit(pair[0])
     grant = await lease(pair[0])
     for each in pair:
-        await handlers.reclaim_lapsed(each)
+        await leasing.reclaim_lapsed(each)
     clock.now += timedelta(minutes=3)
-    await asyncio.gather(*map(handlers.reclaim_lapsed, pair))
+    await asyncio.gather(*map(leasing.reclaim_lapsed, pair))
     beat = Heartbeat(
         trainer_id="trainer-0", job_id=grant.job_id, epoch=1, step=1, tokens_processed=1
     )
-    assert (await handlers.renew_lease(pair[0], beat)).verdict == "continue"
+    assert (await leasing.renew_lease(pair[0], beat)).verdict == "continue"
 
 
 async def test_a_trainer_whose_report_waits_for_us_has_not_fallen_silent(
@@ -134,12 +134,12 @@ async def test_a_trainer_whose_report_waits_for_us_has_not_fallen_silent(
     scheduler.unheard = partial(reports.unheard, operator)
     job_id = await submit(scheduler)
     grant = await lease(scheduler)
-    await handlers.reclaim_lapsed(scheduler)
+    await leasing.reclaim_lapsed(scheduler)
     ended = finished(grant)
     held = await publish(operator, ended)
     for _ in range(30):
         clock.now += timedelta(seconds=1)
-        await handlers.reclaim_lapsed(scheduler)
+        await leasing.reclaim_lapsed(scheduler)
     await reports.handle_in_turn(operator, scheduler, msgspec.json.encode(ended))
     assert (await state(scheduler, job_id)).trained
 
@@ -149,7 +149,7 @@ async def test_a_trainer_whose_report_waits_for_us_has_not_fallen_silent(
     await (await operator.connect()).jetstream().delete_msg(REPORTS.name, held)
     for _ in range(11):
         clock.now += timedelta(seconds=1)
-        await handlers.reclaim_lapsed(scheduler)
+        await leasing.reclaim_lapsed(scheduler)
     assert (await state(scheduler, silent)).retries == 1
 
 
@@ -164,7 +164,7 @@ async def test_a_report_that_changes_nothing_does_not_undo_what_the_other_has_ju
     async with admin.transaction():
         await admin.fetch("SELECT * FROM scheduler.queue WHERE job_id = $1 FOR UPDATE", job_id)
         held = handlers.queue.Lease(job_id=job_id, epoch=1, trainer_id="trainer-0")
-        reclaiming = asyncio.create_task(handlers._reclaim(pair[0], held, "it was lost"))
+        reclaiming = asyncio.create_task(leasing.reclaim(pair[0], held, "it was lost"))
         await eventually(lambda: admin.fetchval(WAITING_SQL), lambda waiting: waiting == 1)
         repeated = asyncio.create_task(report(pair[1], started(grant)))
         await asyncio.wait({repeated}, timeout=1)
