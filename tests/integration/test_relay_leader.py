@@ -108,6 +108,7 @@ async def until_published(jetstream: JetStreamContext, job_id: UUID) -> None:
     await eventually(lambda: published(jetstream, job_id), bool)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
 async def test_events_flow_again_within_two_seconds_of_the_leaders_death(
     log: Connection, jetstream: JetStreamContext, relays: Relays, death: signal.Signals

@@ -55,7 +55,7 @@ def recorded_objects(story: Path) -> list[Manifest]:
 
 @pytest.mark.parametrize(
     "story",
-    [path for path in STORIES.glob("*.json") if path.stem not in ("trainjob", "refused")],
+    [path for path in sorted(STORIES.glob("*.json")) if path.stem not in ("trainjob", "refused")],
     ids=lambda one: one.stem,
 )
 def test_a_recorded_trainjob_is_one_of_the_published_type(story: Path) -> None:

@@ -17,7 +17,9 @@ from tests.support.dashboards import ALERTS, FOLDER, ROOT, written
 RULES: list[dict[str, Any]] = [
     rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]
 ]
-BOARDS = {path.name: json.loads(path.read_text()) for path in FOLDER.glob("grafana/dashboards/*")}
+BOARDS = {
+    path.name: json.loads(path.read_text()) for path in sorted(FOLDER.glob("grafana/dashboards/*"))
+}
 PROCESS = {"service_name", "service_instance_id"}
 INTERVAL = ("$__rate_interval", "5m")  # what Grafana would put there
 SEVERITIES = {"page", "ticket"}
