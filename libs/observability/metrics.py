@@ -12,12 +12,12 @@ from libs.observability.instruments import (
     APPENDS,
     DELIVERY,
     METRICS,
+    SEAMS,
     WAITS,
     counter,
     gauge,
     histogram,
     level,
-    measured_elsewhere,
     total,
 )
 
@@ -244,26 +244,34 @@ OBSERVATION_FAILED = counter(
 )
 
 # By OpenTelemetry's conventions, measured at the seams where requests and messages come in.
-REQUESTS = measured_elsewhere(
+REQUESTS = histogram(
     "http.server.request.duration",
+    "s",
     "HTTP requests, by route, method and status.",
     *("http_request_method", "http_response_status_code", "http_route"),
+    buckets=SEAMS,
 )
-ANSWERS = measured_elsewhere(
+ANSWERS = histogram(
     "rpc.server.duration",
+    "s",
     "Questions that a service answered.",
     *("rpc_system_name", "rpc_method", "tuneyard_outcome"),
+    buckets=SEAMS,
 )
-QUESTIONS = measured_elsewhere(
+QUESTIONS = histogram(
     "rpc.client.duration",
+    "s",
     "Questions that a service asked, over all tries.",
     *("rpc_system_name", "rpc_method", "tuneyard_outcome"),
+    buckets=SEAMS,
 )
-HANDLED = measured_elsewhere(
+HANDLED = histogram(
     "messaging.process.duration",
+    "s",
     "Messages that a consumer handled.",
     *("messaging_system", "messaging_operation_type", "messaging_consumer_group_name"),
     "tuneyard_outcome",
+    buckets=SEAMS,
 )
 
 ALL = METRICS
