@@ -26,7 +26,8 @@ from libs.contracts.base import Envelope, Event
 from libs.contracts.events import type_of
 from libs.eventlog.dead_letters import DeadLetters
 from libs.eventlog.record import AlreadyHandled
-from libs.observability.durations import OUTCOME, PROCESS, timed
+from libs.observability.durations import OUTCOME, timed
+from libs.observability.metrics import HANDLED
 from libs.observability.spans import Attributes, current_span, span
 from libs.observability.trace import continued
 
@@ -107,7 +108,7 @@ def subscribe(
         with (
             continued(message.headers.get("traceparent")),
             span(f"process {durable}", SpanKind.CONSUMER, attributes) as processing,
-            timed(PROCESS, {**attributes, OUTCOME: "broken off"}) as timing,
+            timed(HANDLED, {**attributes, OUTCOME: "broken off"}) as timing,
         ):
             try:
                 await handle(message.body)

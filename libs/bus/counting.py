@@ -2,7 +2,8 @@
 
 An event is counted when JetStream has taken it for the first time: one that is published again,
 by whoever follows a relay that died, is acknowledged as a duplicate. So nothing is counted that was
-not committed, nothing twice, and no request or handler waits for a count.
+not committed, and no request or handler waits for a count. What is published into streams that were
+made anew, after a restore say, is counted again: they don't know what they had.
 """
 
 from collections import Counter

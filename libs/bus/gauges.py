@@ -16,6 +16,7 @@ from libs.observability.metrics import (
     CONSUMER_UNACKED,
     DATABASE_SIZE,
     DEADLOCKS,
+    LOOKED_AT,
     MAX_CONNECTIONS,
     OUTBOX,
     OUTBOX_AGE,
@@ -39,8 +40,8 @@ OF_POSTGRES = (
 )
 
 # The oldest is the first of the outbox, and one event is read of the log.
-OUTBOX_SQL = """
-SELECT (SELECT count(*) FROM log.outbox) AS events,
+OUTBOX_SQL = f"""
+SELECT (SELECT count(*) FROM (SELECT FROM log.outbox LIMIT {LOOKED_AT}) o) AS events,
     (SELECT extract(epoch FROM clock_timestamp() - recorded_at)::float8 FROM log.event
      WHERE position = (SELECT min(position) FROM log.outbox)) AS age
 """

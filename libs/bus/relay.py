@@ -32,15 +32,15 @@ from libs.bus.broker import make_broker
 from libs.bus.counting import count
 from libs.bus.probe import probed
 from libs.bus.rpc import answer_pings
-from libs.bus.service import database, watched
+from libs.bus.service import watched
 from libs.bus.streams import NUDGE, declare_streams, event_subject
 from libs.contracts.base import Envelope
-from libs.eventlog.connection import Connection, connect
+from libs.eventlog.connection import Connection, connect, create_pool
 from libs.eventlog.read import decode_meta
 from libs.observability.export import observe
 from libs.observability.farewell import say_farewell
 from libs.observability.logs import configure_logs
-from libs.observability.metrics import RELAY_LEADS
+from libs.observability.metrics import OBSERVATION_FAILED, RELAY_LEADS
 from libs.observability.spans import begun
 from libs.settings import decode_settings
 
@@ -129,8 +129,19 @@ async def drain(
             [row["position"] for row in rows],
         )
         if observed:
-            await count(connection, rows, taken)
+            await _counted(connection, rows, taken)
     return len(rows)
+
+
+async def _counted(
+    connection: Connection, rows: Sequence[asyncpg.Record], taken: Sequence[PubAck]
+) -> None:
+    """What can't be counted is lost to the metrics; it neither ends the relay nor its lead."""
+    try:
+        await count(connection, rows, taken)
+    except Exception:
+        OBSERVATION_FAILED.add(1, {"what": "events"})
+        logger.exception("what was published could not be counted")
 
 
 async def _acknowledged(
@@ -218,16 +229,22 @@ def leave() -> None:
 async def gauges_shown(
     observed: bool, database_url: str, jetstream: JetStreamContext
 ) -> AsyncIterator[None]:
-    """Look at PostgreSQL and NATS for all services, over a connection beside the relay's own."""
-    if not observed:
-        yield
-        return
-    async with (
-        database(database_url, size=1) as pool,
-        watched(True, "postgres", partial(gauges.look_at_postgres, pool), *gauges.OF_POSTGRES),
-        watched(True, "nats", partial(gauges.look_at_nats, jetstream), *gauges.OF_NATS),
-    ):
-        yield
+    """Look at PostgreSQL and NATS for all services, over a connection beside the relay's own.
+
+    It is opened by the look that needs it: a PostgreSQL that has no second one to give keeps
+    nobody from leading.
+    """
+    pool = create_pool(database_url, size=1)
+    try:
+        async with (
+            watched(
+                observed, "postgres", partial(gauges.look_at_postgres, pool), *gauges.OF_POSTGRES
+            ),
+            watched(observed, "nats", partial(gauges.look_at_nats, jetstream), *gauges.OF_NATS),
+        ):
+            yield
+    finally:
+        pool.terminate()
 
 
 async def main() -> None:

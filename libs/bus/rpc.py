@@ -12,7 +12,8 @@ from msgspec import Struct
 from opentelemetry.trace import SpanKind
 
 from libs.contracts.rpc import Ping, Pong, Rpc, ping_of
-from libs.observability.durations import OUTCOME, RPC_CLIENT, RPC_SERVER, timed
+from libs.observability.durations import OUTCOME, timed
+from libs.observability.metrics import ANSWERS, QUESTIONS
 from libs.observability.spans import Attributes, span
 from libs.observability.trace import continued, current_traceparent
 
@@ -52,7 +53,7 @@ def answer(broker: NatsBroker, rpc: Rpc[Q, A], handler: Callable[[Q], Awaitable[
         with (
             continued(message.headers.get("traceparent")),
             span(rpc.subject, SpanKind.SERVER, attributes) as answering,
-            timed(RPC_SERVER, {**attributes, OUTCOME: "answered"}) as timing,
+            timed(ANSWERS, {**attributes, OUTCOME: "answered"}) as timing,
         ):
             try:
                 return msgspec.json.encode(await handler(rpc.decode_request.decode(message.body)))
@@ -89,7 +90,7 @@ async def ask(
     attributes = conventional(rpc)
     with (
         span(rpc.subject, SpanKind.CLIENT, attributes) as asking,
-        timed(RPC_CLIENT, {**attributes, OUTCOME: "given up"}) as timing,
+        timed(QUESTIONS, {**attributes, OUTCOME: "given up"}) as timing,
     ):
         answer = await _ask(broker, rpc, request, asking, deadline, patience)
         timing.attributes[OUTCOME] = "answered"

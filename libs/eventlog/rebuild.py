@@ -33,7 +33,9 @@ async def replace_rows(
         f"CREATE TEMP TABLE rebuilt ON COMMIT DROP AS SELECT {names} FROM {table} WITH NO DATA"
     )
     await connection.copy_records_to_table("rebuilt", records=rows, columns=columns)
-    # Row comparison by equality lets PostgreSQL hash-join; none of these columns is nullable.
+    # Row comparison by equality lets PostgreSQL hash-join. To it a row with a null equals none: one
+    # of a table that has had a column for a shorter time than the row is written anew, as it should
+    # be, and ``rows`` have no null.
     mine, theirs = (", ".join(f"{side}.{name}" for name in columns) for side in ("m", "r"))
     wrong = await connection.fetchval(
         f"WITH gone AS (DELETE FROM {table} m WHERE NOT EXISTS"

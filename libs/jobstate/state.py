@@ -191,22 +191,33 @@ def fold(state: JobState, event: JobEvent, at: datetime) -> JobState:
                 files=event.files,
                 tokens_processed=event.result.tokens_processed,
             )
+        case JobCompleted() | JobFailed() | JobCancelled():
+            return _ended(replace(state, finished_at=at), event)
+        case JobRetentionExtended():
+            return replace(
+                state,
+                artifacts_expires_at=event.artifacts_expires_at,
+                extensions=(*state.extensions, event.extension_id),
+            )
+        case _:
+            assert_never(event)
+
+
+def _ended(state: JobState, event: JobCompleted | JobFailed | JobCancelled) -> JobState:
+    match event:
         case JobCompleted():
+            charge = state.price_cents if event.charge_cents is None else event.charge_cents
             return replace(
                 state,
                 status="completed",
-                finished_at=at,
                 artifacts_expires_at=event.artifacts_expires_at,
                 tokens_processed=event.tokens_processed,
-                charge_cents=(
-                    state.price_cents if event.charge_cents is None else event.charge_cents
-                ),
+                charge_cents=charge,
             )
         case JobFailed():
             return replace(
                 state,
                 status="failed",
-                finished_at=at,
                 leased=False,
                 charge_cents=0,
                 failure_code=event.code,
@@ -216,16 +227,9 @@ def fold(state: JobState, event: JobEvent, at: datetime) -> JobState:
             return replace(
                 state,
                 status="cancelled",
-                finished_at=at,
                 leased=False,
                 tokens_processed=event.tokens_processed,
                 charge_cents=event.charge_cents,
-            )
-        case JobRetentionExtended():
-            return replace(
-                state,
-                artifacts_expires_at=event.artifacts_expires_at,
-                extensions=(*state.extensions, event.extension_id),
             )
         case _:
             assert_never(event)

@@ -48,6 +48,8 @@ class LinesExporter(SpanExporter):
     """One JSON object a span and line, at the end of a file."""
 
     def __init__(self, path: Path) -> None:
+        # For its owner alone: it says who asked for what, and when.
+        path.touch(mode=0o600)
         self._file = path.open("ab", buffering=0)
 
     def export(self, batch: Sequence[ReadableSpan]) -> SpanExportResult:

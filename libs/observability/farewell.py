@@ -7,14 +7,15 @@ what has not ended after five.
 import atexit
 from collections.abc import Callable
 from threading import Event, Thread
+from time import monotonic
 
 PATIENCE = 1.0  # seconds; a collector that is there needs a tenth of that
 
-_farewells: list[Callable[[], None]] = []
+_farewells: list[tuple[Event, Event]] = []  # (to be said, was said)
 
 
 def at_the_end(shut_down: Callable[[], object]) -> None:
-    """Have this called, in a thread, when the process ends, which waits for it a second."""
+    """Have this called, in a thread, when the process ends, which waits a second for them all."""
     leaving, gone = Event(), Event()
 
     def wait() -> None:
@@ -25,15 +26,15 @@ def at_the_end(shut_down: Callable[[], object]) -> None:
     # Begun now: when the interpreter ends, no thread can be.
     Thread(target=wait, name="farewell", daemon=True).start()
 
-    def leave() -> None:
-        leaving.set()
-        gone.wait(PATIENCE)
-
-    _farewells.append(leave)
-    atexit.register(leave)
+    if not _farewells:
+        atexit.register(say_farewell)
+    _farewells.append((leaving, gone))
 
 
 def say_farewell() -> None:
-    """For a process that ends without Python's own end."""
-    for leave in _farewells:
-        leave()
+    """Python's own end calls it; a process that ends without that has to."""
+    for leaving, _ in _farewells:
+        leaving.set()
+    until = monotonic() + PATIENCE
+    for _, gone in _farewells:
+        gone.wait(max(0.0, until - monotonic()))

@@ -26,6 +26,9 @@ WAITS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3_600, 14_400, 86_400)
 """From an idle trainer to a day in the queue."""
 DELIVERY = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1_800, 7_200, 43_200, 86_400)
 """From one that is accepted at once to the last of a day's attempts."""
+SEAMS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""For requests, questions and messages: those that the conventions advise, and finer, as most here
+is."""
 APPENDS = (1, 2, 4, 8, 16, 32, 64)
 
 PROMETHEUS_UNITS = {"s": "seconds", "By": "bytes", "{token}/s": "per_second"}
@@ -33,7 +36,8 @@ PROMETHEUS_UNITS = {"s": "seconds", "By": "bytes", "{token}/s": "per_second"}
 
 
 class Metric(Struct, frozen=True, kw_only=True):
-    """``unit`` is UCUM's. ``attributes`` are all that a series may have."""
+    """``unit`` is UCUM's. ``attributes`` are all that a series may have, as
+    Prometheus writes them."""
 
     name: str
     kind: Kind
@@ -117,13 +121,6 @@ def total(name: str, unit: str, description: str, *attributes: str) -> Gauge:
     shown = Gauge(attributes)
     meter.create_observable_counter(name, [shown.observe], unit, description)
     return shown
-
-
-def measured_elsewhere(name: str, description: str, *attributes: str) -> Metric:
-    """A duration of OpenTelemetry's conventions, whose instrument is where it is measured. Its
-    attributes are as Prometheus has them."""
-    _declare(name, "histogram", "s", description, attributes)
-    return METRICS[name]
 
 
 def declared() -> Mapping[str, Metric]:

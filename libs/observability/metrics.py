@@ -12,14 +12,18 @@ from libs.observability.instruments import (
     APPENDS,
     DELIVERY,
     METRICS,
+    SEAMS,
     WAITS,
     counter,
     gauge,
     histogram,
     level,
-    measured_elsewhere,
     total,
 )
+
+LOOKED_AT = 100_000
+"""Rows that a look every few seconds counts of what waits. With so many it is known that there is a
+backlog, and a longer look would only add to it."""
 
 # Jobs: the scheduler, which writes their history.
 JOBS_SUBMITTED = counter("tuneyard.job.submitted", "{job}", "Jobs that were queued.", "job_type")
@@ -63,14 +67,14 @@ FIRST_CHECKPOINT = histogram(
 QUEUE = gauge(
     "tuneyard.queue.jobs",
     "{job}",
-    "Jobs that have not ended: waiting, leased, or verifying.",
+    "Jobs that have not ended: waiting, leased, or verifying; of all states, up to 100,000.",
     "state",
     "job_type",
 )
 QUEUE_AGE = gauge(
     "tuneyard.queue.oldest.age",
     "s",
-    "How long ago the oldest waiting job was submitted.",
+    "How long ago the oldest waiting job was submitted, of those that are counted.",
     "job_type",
 )
 LEASES = gauge("tuneyard.lease.held", "{lease}", "Leases that trainers hold.")
@@ -173,7 +177,11 @@ EVENTS_PUBLISHED = counter(
     "Events of the log that were published, each once.",
     "type",
 )
-OUTBOX = gauge("tuneyard.outbox.events", "{event}", "Committed events that are not published yet.")
+OUTBOX = gauge(
+    "tuneyard.outbox.events",
+    "{event}",
+    "Committed events that are not published yet, up to 100,000.",
+)
 OUTBOX_AGE = gauge(
     "tuneyard.outbox.oldest.age", "s", "How long ago the oldest of them was committed; 0: none is."
 )
@@ -244,26 +252,34 @@ OBSERVATION_FAILED = counter(
 )
 
 # By OpenTelemetry's conventions, measured at the seams where requests and messages come in.
-REQUESTS = measured_elsewhere(
+REQUESTS = histogram(
     "http.server.request.duration",
+    "s",
     "HTTP requests, by route, method and status.",
     *("http_request_method", "http_response_status_code", "http_route"),
+    buckets=SEAMS,
 )
-ANSWERS = measured_elsewhere(
+ANSWERS = histogram(
     "rpc.server.duration",
+    "s",
     "Questions that a service answered.",
     *("rpc_system_name", "rpc_method", "tuneyard_outcome"),
+    buckets=SEAMS,
 )
-QUESTIONS = measured_elsewhere(
+QUESTIONS = histogram(
     "rpc.client.duration",
+    "s",
     "Questions that a service asked, over all tries.",
     *("rpc_system_name", "rpc_method", "tuneyard_outcome"),
+    buckets=SEAMS,
 )
-HANDLED = measured_elsewhere(
+HANDLED = histogram(
     "messaging.process.duration",
+    "s",
     "Messages that a consumer handled.",
     *("messaging_system", "messaging_operation_type", "messaging_consumer_group_name"),
     "tuneyard_outcome",
+    buckets=SEAMS,
 )
 
 ALL = METRICS

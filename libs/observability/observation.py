@@ -5,13 +5,16 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+LAST_PORT = 65_535
+
 
 class Observation(Struct, frozen=True, kw_only=True):
     """Where spans and metrics go; every service decodes it beside its own settings.
 
     ``otlp_endpoint`` is the base URL of a collector that speaks OTLP over HTTP, such as
     ``http://collector:4318``: spans and metrics are sent there. ``spans_file`` gets one JSON object
-    a span and line; where it is a folder, each service has a file of its own in it.
+    a span and line; where it is a folder, each service has a file of its own in it. A new file is
+    readable to its owner alone.
     ``metrics_listen`` is the ``host:port`` that Prometheus scrapes. ``trace_ratio`` of all traces
     are kept: the gateway chooses where a request enters, and every other service goes by that.
     What else can be set (headers, intervals, queue sizes) the SDK reads from its standard
@@ -22,6 +25,13 @@ class Observation(Struct, frozen=True, kw_only=True):
     spans_file: Path | None = None
     metrics_listen: str | None = None
     trace_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0
+
+    def __post_init__(self) -> None:
+        if self.metrics_listen is None:
+            return
+        host, _, port = self.metrics_listen.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > LAST_PORT:
+            raise ValueError("metrics_listen must be host:port, such as 127.0.0.1:9464")
 
     @property
     def traces(self) -> bool:

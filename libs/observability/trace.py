@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from structlog.typing import EventDict, WrappedLogger
 
-_VALID = re.compile(r"^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$")
+_VALID = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _UNSAMPLED = frozenset("02468ace")  # the last bit of the flags is not set
 
 
@@ -81,7 +81,7 @@ class continued:
     __slots__ = ("_token", "_trace")
 
     def __init__(self, traceparent: str | None, **context: str) -> None:
-        if traceparent is None or not _VALID.match(traceparent):
+        if traceparent is None or not _VALID.fullmatch(traceparent):
             self._trace = Trace(new_traceparent(), context, made_up=True)
             return
         trace = current.get()

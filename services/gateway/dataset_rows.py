@@ -25,7 +25,7 @@ WHERE d.deleted_at < $1
         AND d.id::text IN (
             convert_from(j.state, 'UTF8')::jsonb #>> '{dataset,id}',
             convert_from(j.state, 'UTF8')::jsonb #>> '{validation,id}'))
-LIMIT 1 FOR UPDATE OF d SKIP LOCKED
+LIMIT 1
 """
 
 COLUMNS = "id, name, filename, kind, rows, tokens, size_bytes, sha256, created_at"
@@ -103,18 +103,16 @@ async def delete_dataset(pool: Any, account_id: UUID, dataset_id: UUID, now: dat
 async def remove_deleted(pool: Any, store: ObjectStore, clock: Callable[[], datetime]) -> int:
     """Remove the files of deleted data sets that no waiting or running job needs; how many.
 
-    Any number of replicas may do it at once.
+    Any number of replicas may do it at once: no job can come to need such a data set, so a file is
+    removed twice at most. The row goes last, and no transaction waits for the store: PostgreSQL
+    would end its session, and the file of a row that is still there is removed again.
     """
     removed = 0
-    async with pool.acquire() as connection:
-        while True:
-            async with connection.transaction():
-                row = await connection.fetchrow(REMOVABLE_SQL, clock() - DELETION_GRACE)
-                if row is None:
-                    return removed
-                await store.delete(row["object_key"])
-                await connection.execute("DELETE FROM gateway.dataset WHERE id = $1", row["id"])
-            removed += 1
+    while row := await pool.fetchrow(REMOVABLE_SQL, clock() - DELETION_GRACE):
+        await store.delete(row["object_key"])
+        gone = await pool.execute("DELETE FROM gateway.dataset WHERE id = $1", row["id"])
+        removed += gone == "DELETE 1"
+    return removed
 
 
 async def dataset_page(pool: Any, account_id: UUID, after: Place, limit: int) -> Page[Dataset]:

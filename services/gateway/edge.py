@@ -17,7 +17,8 @@ from opentelemetry.semconv.attributes.http_attributes import (
 )
 from opentelemetry.trace import SpanKind
 
-from libs.observability.durations import HTTP_SERVER, timed
+from libs.observability.durations import timed
+from libs.observability.metrics import REQUESTS
 from libs.observability.spans import span
 from libs.observability.trace import continued, current_traceparent
 from services.gateway.access.auth import Authenticator
@@ -67,7 +68,7 @@ class Edge:
         with (
             continued(traceparent, request_id=request_id),
             span(method, SpanKind.SERVER, enters=True) as serving,
-            timed(HTTP_SERVER, {HTTP_REQUEST_METHOD: method}) as timing,
+            timed(REQUESTS, {HTTP_REQUEST_METHOD: method}) as timing,
         ):
             trace = current_traceparent() or ""
             extra = [(b"x-request-id", request_id.encode()), (b"traceparent", trace.encode())]

@@ -19,6 +19,7 @@ from libs.observability.metrics import (
     DEAD_LETTERS,
     LEASES,
     LEASES_LAPSED,
+    LOOKED_AT,
     MAX_CONNECTIONS,
     MONEY_HELD,
     OUTBOX,
@@ -180,6 +181,16 @@ async def test_the_outbox_is_shown_with_the_age_of_its_oldest_event(
     assert shown(OUTBOX) == {(): 2}
     assert shown(OUTBOX_AGE)[()] > 0
     assert 0 < shown(CONNECTIONS)[()] < shown(MAX_CONNECTIONS)[()]
+
+
+async def test_of_a_backlog_no_more_is_counted_than_is_said(
+    fresh_database: Database,
+) -> None:
+    sql = await connect(fresh_database.admin_dsn)
+    await sql.execute("INSERT INTO log.outbox SELECT generate_series(1, $1)", LOOKED_AT + 1)
+    await sql.close()
+    await bus.look_at_postgres(await pool_of(fresh_database, "relay"))
+    assert shown(OUTBOX) == {(): LOOKED_AT}
 
 
 async def test_dead_letters_are_shown_of_each_consumer_also_where_there_are_none(

@@ -24,6 +24,7 @@ def test_a_given_trace_is_continued_and_ends_with_its_block() -> None:
         "nonsense",
         GIVEN.upper(),
         NO_TRACE,
+        f"{GIVEN}\n",
     ],
 )
 def test_a_malformed_trace_is_replaced_by_a_new_one(malformed: str | None) -> None:
