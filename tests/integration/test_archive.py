@@ -161,7 +161,8 @@ async def test_what_belongs_to_another_history_is_refused_and_no_archive_is_no_s
         with pytest.raises(StackError, match="another database"):
             await take(other, archived, now=clock, say=said.append)
         with pytest.raises(StackError, match="another database"):
-            await archive(other, copied, synchronous=False, stop=never, say=said.append)
+            async with asyncio.timeout(PATIENCE):
+                await archive(other, copied, synchronous=False, stop=never, say=said.append)
         async with owner(other) as connection:
             with pytest.raises(StackError, match="Nothing has come to the archive"):
                 await streaming(connection, log=tmp_path / "log", within_seconds=0.2)
