@@ -10,7 +10,9 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from deploy.local import backup
+from deploy.local.archive import archive
+from deploy.local.backup import take
+from deploy.local.copied import source
 from deploy.local.program import StackError
 from deploy.operator import HERE, Data, Days, connected, installation, say
 from deploy.rebuild import REBUILD_TIMEOUT
@@ -35,7 +37,7 @@ def clock() -> datetime:
 
 async def backup_command(folder: Folder, /, *, data: Data = HERE) -> None:
     """Copy the running stack into FOLDER: all that was acknowledged before, and what it needs."""
-    await backup.take(backup.source(_absolute(data)), folder, now=clock, say=say)
+    await take(source(_absolute(data)), folder, now=clock, say=say)
 
 
 async def archive_command(
@@ -45,8 +47,8 @@ async def archive_command(
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    stack = backup.source(_absolute(data))
-    await backup.archive(stack, folder, synchronous=synchronous, stop=stop, say=say)
+    stack = source(_absolute(data))
+    await archive(stack, folder, synchronous=synchronous, stop=stop, say=say)
 
 
 async def restore_command(folder: Folder, /, *, data: Path, until: Until = None) -> None:

@@ -31,7 +31,7 @@ def rotate(folder: Path, parts: tuple[Part, ...]) -> None:
         save(folder / "secrets.json", known)
         cluster = folder / "postgres"
         if "owner" in parts and cluster.exists():
-            _tell_postgres(cluster, known.postgres_admin)
+            tell_postgres(cluster, known.postgres_admin)
 
 
 def forget_peppers(folder: Path) -> None:
@@ -104,15 +104,16 @@ MAKE: dict[Part, Callable[[Secrets], Secrets]] = {
 }
 
 
-def _tell_postgres(cluster: Path, password: str) -> None:
+def tell_postgres(cluster: Path, password: str) -> None:
     """Set the owner's password without knowing the former one: by PostgreSQL's single-user mode,
-    which whoever owns the files may use while no server does."""
+    which whoever owns the files may use while no server does. `StackError` when it fails."""
     run_as = postgres.identity((cluster, postgres.binaries()))
     done = subprocess.run(
         [
             *run_as.prefix,
             *(str(postgres.binaries() / "postgres"), "--single", "-D", str(cluster)),
-            *("-c", "log_statement=none", "postgres"),
+            # Nobody else can be waited for: an archive gets what is written when it streams again.
+            *("-c", "synchronous_standby_names=", "-c", "log_statement=none", "postgres"),
         ],
         input=f"ALTER ROLE {postgres.ADMIN} PASSWORD '{password}'\n",
         user=run_as.user,
