@@ -1,5 +1,7 @@
 """What Compose and Kubernetes are given: secrets made once, and NATS's users as a file."""
 
+import fcntl
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,15 +47,25 @@ def nats_users() -> str:
 
 def let_subscribe(file: Path, user: str, password: str) -> None:
     """Add a subscriber to a ``subscribers.conf``, which is made if needed. It is changed in place:
-    a container that it is mounted into would not see another file of its name. `StackError` when
-    the user is there, or the file is something else."""
-    text = file.read_text() if file.exists() else SUBSCRIBERS.read_text()
+    a container that it is mounted into would not see another file of its name. Nobody else may
+    read it at first; who lets NATS's container do so keeps it in a folder that is private.
+    `StackError` when the user is there, or the file is something else."""
+    descriptor = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
+    with os.fdopen(descriptor, "r+") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        text = _with_subscriber(file, opened.read() or SUBSCRIBERS.read_text(), user, password)
+        opened.seek(0)
+        opened.write(text)
+        opened.truncate()
+
+
+def _with_subscriber(file: Path, text: str, user: str, password: str) -> str:
     before, bracket, after = text.rpartition("]")
     if not bracket or "users: [" not in before:
         raise StackError(f"{file} has no list of users: begin with a copy of {SUBSCRIBERS}.")
     if f'user: "{user}"' in before:
         raise StackError(f"{file} has {user} already: take the entry out first.")
-    file.write_text(f"{before.rstrip()}\n{nats.subscriber(user, password)}\n]{after}")
+    return f"{before.rstrip()}\n{nats.subscriber(user, password)}\n]{after}"
 
 
 def compose_secrets() -> dict[str, Callable[[], str]]:

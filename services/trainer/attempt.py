@@ -261,9 +261,9 @@ class Attempt:
             return self._stopped()
         if outcome == "finished":
             return await self._finish()
-        if self._leaving:
+        if self._leaving or outcome == "stopped":  # as by Kueue, for somebody else
             with contextlib.suppress(*TROUBLE):  # a timeout is an OSError
-                async with asyncio.timeout(LAST_CHECKPOINT_SECONDS):
+                async with asyncio.timeout(LAST_CHECKPOINT_SECONDS if self._leaving else None):
                     await self._keeper.keep_newest()
             return self._stopped()
         output = await asyncio.to_thread(self._read_output)

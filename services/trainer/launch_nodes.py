@@ -104,9 +104,10 @@ class NodesTraining:
     def _give_up(self, trouble: tuple[str, int]) -> None:
         said, self._status = trouble
         logger.warning("a node is lost", node=said)
-        with self._output.open("a") as output:
-            output.write(f"{said}\n")
         self._own.kill()
+        # Said in the log as well: a file system that is lost with the node keeps no run alive.
+        with contextlib.suppress(OSError), self._output.open("a") as output:
+            output.write(f"{said}\n")
 
 
 class NodesLauncher:
@@ -157,10 +158,10 @@ class NodesLauncher:
             endpoint=f"{self._address}:{free_port(self._address)}",
             spec=str(file),
             processes=self._processes,
-            module=self._module,
         )
         calls = {folder: with_(own, rank=rank) for rank, folder in enumerate(folders, 1)}
         options = [*how_many(self._processes), *rendezvous(own), "--address", self._address]
+        options += ["--module", self._module]
         process = ProcessTraining(start_group(file, output, options))
         return NodesTraining(process, calls, output, self._monotonic)
 

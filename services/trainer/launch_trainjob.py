@@ -17,7 +17,7 @@ import structlog
 from msgspec import Struct
 
 from libs.contracts.training import TrainSpec
-from services.trainer.kubernetes import ApiAway, TrainJob, TrainJobApi
+from services.trainer.kubernetes import ApiAway, ApiRefused, TrainJob, TrainJobApi
 from services.trainer.launch_torchrun import ONE_PROCESS, write_spec
 
 POLL_SECONDS = 2.0  # a run takes minutes at least, and the API has others to serve
@@ -95,6 +95,22 @@ class TrainJobTraining:
         return await asyncio.shield(self._following)
 
     async def _follow(self) -> int:
+        try:
+            status = await self._outcome_of_the_run()
+        except (ApiRefused, OSError):
+            await self._remove()  # or its pods would keep their GPUs
+            raise
+        await self._remove()
+        return -signal.SIGTERM if status is None else status
+
+    async def _remove(self) -> None:
+        try:
+            await remove(self._api, self._name, self._poll_seconds)
+        except ApiRefused as error:  # `ready` tries again, before this trainer's next job
+            logger.warning("a TrainJob is left", name=self._name, error=str(error))
+
+    async def _outcome_of_the_run(self) -> int | None:
+        """None: it is to end."""
         status, ran = None, False
         while status is None and not self._ending.is_set():
             job = await answered(lambda: self._api.get(self._name), self._poll_seconds)
@@ -104,8 +120,7 @@ class TrainJobTraining:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._poll_seconds):
                         await self._ending.wait()
-        await remove(self._api, self._name, self._poll_seconds)
-        return -signal.SIGTERM if status is None else status
+        return status
 
     def _outcome(self, job: TrainJob | None, ran: bool) -> int | None:
         """The exit status of a run that has ended."""

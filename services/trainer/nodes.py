@@ -30,7 +30,6 @@ class Call(Struct, frozen=True, kw_only=True):
     endpoint: str
     spec: str
     processes: int | None
-    module: str
 
 
 class Here(Struct, frozen=True, kw_only=True):
@@ -80,7 +79,7 @@ def rendezvous(call: Call) -> list[str]:
     return [
         *("--nnodes", str(call.nodes), "--node-rank", str(call.rank)),
         *("--rdzv-backend", "static", "--rdzv-id", call.launch),
-        *("--rdzv-endpoint", call.endpoint, "--module", call.module),
+        *("--rdzv-endpoint", call.endpoint),
     ]
 
 

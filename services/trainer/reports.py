@@ -74,13 +74,11 @@ class Reports:
         """Of a run that nobody stopped. ``output`` is what its process printed."""
         if status is None:
             return self._killed(exit_status, output)
-        if status.outcome == "failed" and status.code:
+        if status.code:
             # What training could name lies in the job; the unexpected may pass elsewhere.
             retryable = status.code == "internal_error"
             return self.failed(status.code, status.message or "", retryable=retryable)
-        return self.failed(
-            "internal_error", "training was told to stop by something outside the platform"
-        )
+        return self.failed("internal_error", "training failed and did not say why")
 
     def _killed(self, exit_status: int, output: str) -> Failed:
         how = signal.Signals(-exit_status).name if exit_status < 0 else f"exit {exit_status}"

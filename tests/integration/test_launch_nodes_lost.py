@@ -2,6 +2,7 @@
 without its trainer. The clock that tells it is moved."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
@@ -43,7 +44,7 @@ def there(tmp_path: Path) -> Path:
 @pytest.fixture
 async def agent(tmp_path: Path, clock: Clock) -> AsyncIterator[None]:
     leaving = asyncio.Event()
-    running = asyncio.create_task(Agent(tmp_path, ADDRESS, clock).run(leaving))
+    running = asyncio.create_task(Agent(tmp_path, ADDRESS, clock, STAND_IN).run(leaving))
     yield
     leaving.set()
     await running
@@ -60,12 +61,12 @@ def call(folder: Path, beat: int) -> Call:
         endpoint="127.0.0.1:9",
         spec=str(spec),
         processes=1,
-        module=STAND_IN,
     )
 
 
+@pytest.mark.parametrize("writable", [True, False], ids=["", "where it can, not here"])
 async def test_a_run_whose_machine_is_silent_ends_and_says_so(
-    tmp_path: Path, there: Path, clock: Clock
+    writable: bool, tmp_path: Path, there: Path, clock: Clock
 ) -> None:
     launcher = NodesLauncher(
         nodes=2,
@@ -77,19 +78,24 @@ async def test_a_run_whose_machine_is_silent_ends_and_says_so(
         new_id=lambda: UUID(int=1),
         module=STAND_IN,
     )
+    output = tmp_path / "output.txt"
     (there / "here.json").write_bytes(msgspec.json.encode(Here(beat=1)))
     ready = asyncio.create_task(launcher.ready())
     await asyncio.sleep(0.5)
     assert not ready.done(), "an old file is no agent"
     (there / "here.json").write_bytes(msgspec.json.encode(Here(beat=2)))
     await ready
-    training = await launcher.launch(told("deaf", tmp_path), tmp_path / "output.txt")
+    training = await launcher.launch(told("deaf", tmp_path), output)
     await eventually(lambda: (there / "call.json").exists() and processes_of(tmp_path))
+    await eventually(output.exists)
+    if not writable:
+        output.unlink()
+        output.mkdir()
     clock.now += LOST_SECONDS + 1
     async with asyncio.timeout(30):
         assert await training.ended() == LOST
     assert processes_of(tmp_path) == set()
-    assert "node 127.0.0.2 is silent" in (tmp_path / "output.txt").read_text()
+    assert not writable or "node 127.0.0.2 is silent" in output.read_text()
     assert not (there / "call.json").exists()
 
 
@@ -116,3 +122,18 @@ async def test_an_agent_ends_what_is_not_called_for_any_more(
     await eventually(lambda: not processes_of(tmp_path))
     said = msgspec.json.decode((there / "here.json").read_bytes(), type=Here)
     assert said.is_free
+
+
+async def test_an_agent_leaves_while_the_file_system_hangs(
+    tmp_path: Path, there: Path, clock: Clock
+) -> None:
+    os.mkfifo(there / "call.json")  # who opens it waits until somebody writes
+    leaving = asyncio.Event()
+    running = asyncio.create_task(Agent(tmp_path, ADDRESS, clock, STAND_IN).run(leaving))
+    await asyncio.sleep(0.5)
+    leaving.set()
+    try:
+        async with asyncio.timeout(10):
+            await running
+    finally:  # the thread that waits
+        os.close(os.open(there / "call.json", os.O_WRONLY | os.O_NONBLOCK))

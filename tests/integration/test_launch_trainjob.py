@@ -129,6 +129,18 @@ async def test_what_the_api_refuses_is_said(tmp_path: Path) -> None:
         await live("refused", tmp_path, ended)
 
 
+async def test_a_run_that_the_api_lets_nobody_follow_is_removed_all_the_same(
+    tmp_path: Path,
+) -> None:
+    async def refused(training: Training) -> int:
+        with pytest.raises(ApiRefused, match="cannot get resource"):
+            await training.ended()
+        return 0
+
+    told = await live("forbidden", tmp_path, refused)
+    assert [one.method for one in told.recording.asked] == ["POST", "GET", "DELETE", "GET"]
+
+
 async def test_a_trainer_that_comes_back_removes_what_it_had_begun(tmp_path: Path) -> None:
     async with (
         recorded("orphans", tmp_path / "credentials") as (url, recording),

@@ -73,6 +73,8 @@ def test_subscribers_are_added_one_after_another_and_none_twice(tmp_path: Path) 
     file = tmp_path / "subscribers.conf"
     let_subscribe(file, "sub-ada", "a")
     identity = file.stat().st_ino
+    assert file.stat().st_mode & 0o777 == 0o600, "it holds passwords"
+    file.chmod(0o644)  # as for a container, in a private folder
     let_subscribe(file, "sub-bob", "b")
     text = file.read_text()
 
@@ -80,6 +82,7 @@ def test_subscribers_are_added_one_after_another_and_none_twice(tmp_path: Path) 
         let_subscribe(file, "sub-ada", "c")
     assert file.read_text() == text
     assert text.count('user: "sub-') == 2
+    assert file.stat().st_mode & 0o777 == 0o644
     assert file.stat().st_ino == identity, "a container has this file mounted, and no other"
 
 

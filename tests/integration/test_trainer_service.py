@@ -369,6 +369,17 @@ async def test_a_service_told_to_leave_stores_a_checkpoint_and_hands_the_job_bac
     assert await platform.kinds(lease) == ["Started", "Checkpointed", "Stopped"]
 
 
+async def test_a_run_that_was_stopped_from_outside_hands_the_job_back_with_its_checkpoint(
+    platform: ScriptedPlatform, trainer: Trainer
+) -> None:
+    lease = await platform.offer("slow", steps=10_000, checkpoint_every=10_000)
+    await platform.until(lease, "Started")
+    (pid,) = trainer.training_pids()
+    os.kill(pid, signal.SIGTERM)  # as Kueue has it done, to make room
+    await platform.until(lease, "Stopped")
+    assert await platform.kinds(lease) == ["Started", "Checkpointed", "Stopped"]
+
+
 async def test_an_idle_service_leaves_at_once(platform: ScriptedPlatform, trainer: Trainer) -> None:
     before = platform.asked
     await eventually(lambda: platform.asked > before + 1)
