@@ -3,8 +3,10 @@ without its trainer. The clock that tells it is moved."""
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -18,6 +20,8 @@ from tests.integration.test_launch_torchrun import STAND_IN, processes_of, told
 from tests.support.scripted_platform import eventually
 
 ADDRESS = "127.0.0.2"
+PATIENCE = 30.0  # seconds
+BEAT_SECONDS = 0.3  # longer than anybody looks away
 
 
 class Clock:
@@ -64,6 +68,20 @@ def call(folder: Path, beat: int) -> Call:
     )
 
 
+async def beating(
+    file: Path, message: Callable[[int], Call | Here], seen: Callable[[], Any]
+) -> None:
+    """Beat on until it has been seen: the first of two beats may not have been looked at yet."""
+    beat = 2
+    async with asyncio.timeout(PATIENCE):
+        while not seen():
+            unfinished = file.with_suffix(".unfinished")
+            unfinished.write_bytes(msgspec.json.encode(message(beat)))
+            unfinished.rename(file)
+            beat += 1
+            await asyncio.sleep(BEAT_SECONDS)
+
+
 @pytest.mark.parametrize("writable", [True, False], ids=["", "where it can, not here"])
 async def test_a_run_whose_machine_is_silent_ends_and_says_so(
     writable: bool, tmp_path: Path, there: Path, clock: Clock
@@ -83,7 +101,7 @@ async def test_a_run_whose_machine_is_silent_ends_and_says_so(
     ready = asyncio.create_task(launcher.ready())
     await asyncio.sleep(0.5)
     assert not ready.done(), "an old file is no agent"
-    (there / "here.json").write_bytes(msgspec.json.encode(Here(beat=2)))
+    await beating(there / "here.json", lambda beat: Here(beat=beat), ready.done)
     await ready
     training = await launcher.launch(told("deaf", tmp_path), output)
     await eventually(lambda: (there / "call.json").exists() and processes_of(tmp_path))
@@ -105,8 +123,7 @@ async def test_an_agent_whose_trainer_is_silent_ends_what_it_was_called_for(
     (there / "call.json").write_bytes(msgspec.json.encode(call(tmp_path, 1)))
     await asyncio.sleep(0.5)
     assert not processes_of(tmp_path), "an old call is none"
-    (there / "call.json").write_bytes(msgspec.json.encode(call(tmp_path, 2)))
-    await eventually(lambda: processes_of(tmp_path))
+    await beating(there / "call.json", partial(call, tmp_path), lambda: processes_of(tmp_path))
     clock.now += LOST_SECONDS + 1
     await eventually(lambda: not processes_of(tmp_path))
 
@@ -114,14 +131,11 @@ async def test_an_agent_whose_trainer_is_silent_ends_what_it_was_called_for(
 async def test_an_agent_ends_what_is_not_called_for_any_more(
     tmp_path: Path, there: Path, clock: Clock, agent: None
 ) -> None:
-    (there / "call.json").write_bytes(msgspec.json.encode(call(tmp_path, 1)))
-    await asyncio.sleep(0.5)
-    (there / "call.json").write_bytes(msgspec.json.encode(call(tmp_path, 2)))
-    await eventually(lambda: processes_of(tmp_path))
+    await beating(there / "call.json", partial(call, tmp_path), lambda: processes_of(tmp_path))
     (there / "call.json").unlink()
     await eventually(lambda: not processes_of(tmp_path))
-    said = msgspec.json.decode((there / "here.json").read_bytes(), type=Here)
-    assert said.is_free
+    here = there / "here.json"
+    await eventually(lambda: msgspec.json.decode(here.read_bytes(), type=Here).is_free)
 
 
 async def test_an_agent_leaves_while_the_file_system_hangs(
