@@ -12,6 +12,7 @@ from pathlib import Path
 import nats as client
 import nats.errors
 import nats.js.errors
+import stamina
 from msgspec import Struct
 from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
@@ -28,6 +29,7 @@ PREFIX = "sub-"
 
 RELOAD_SECONDS = 10.0  # until the server knows a new user; it takes milliseconds
 POLL = 0.05
+CONNECT_SECONDS = 2.0  # a server that reads its configuration again is back at once
 
 
 class Subscribers(Struct, frozen=True, kw_only=True):
@@ -166,8 +168,17 @@ async def _operator(ports: Ports, known: Secrets) -> Client:
 
 
 async def _operator_at(url: str) -> Client:
+    """A server that reads its configuration again may let go of who has not been let in yet."""
     try:
-        return await _connect(url)
+        async for attempt in stamina.retry_context(
+            on=(nats.errors.Error, OSError),
+            attempts=None,
+            timeout=CONNECT_SECONDS,
+            wait_initial=POLL,
+        ):
+            with attempt:
+                found = await _connect(url)
+        return found
     except (nats.errors.Error, OSError, TimeoutError) as error:
         raise StackError(
             f"NATS does not answer ({error}): start it first; on one machine, `tuneyard-server up`."

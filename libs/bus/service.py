@@ -112,6 +112,7 @@ async def run_service(
     async with asyncio.timeout(START_PATIENCE):
         client = await broker.connect()
     await streams_exist(client.jetstream(), streams)
+    told = _told_to_stop()  # before anybody can know that it serves
     await broker.start()
     logger.info("serving")
     retrying = every(RETRY_EVERY, letters.retry) if letters else nullcontext()
@@ -119,7 +120,7 @@ async def run_service(
         watched(observed, "dead_letters", letters.count, DEAD_LETTERS) if letters else nullcontext()
     )
     async with probed(probe_listen, client), retrying, counting:
-        await _told_to_stop()
+        await told.wait()
     try:
         async with asyncio.timeout(STOP_PATIENCE):
             await broker.stop()
@@ -127,9 +128,9 @@ async def run_service(
         logger.warning("left unfinished work behind; it is delivered again")
 
 
-async def _told_to_stop() -> None:
+def _told_to_stop() -> asyncio.Event:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    await told.wait()
+    return told

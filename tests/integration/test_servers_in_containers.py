@@ -113,7 +113,7 @@ async def test_a_container_is_what_compose_defines_but_for_its_port(
     assert host["SecurityOpt"] == part["security_opt"]
     assert host["Tmpfs"] == dict.fromkeys(part["tmpfs"], "")
     assert [each["Target"] for each in host["Mounts"]] == [
-        each.split(":")[1] for each in part["volumes"]
+        each.split(":")[1] if isinstance(each, str) else each["target"] for each in part["volumes"]
     ]
     ((_, bound),) = host["PortBindings"].items()
     assert [each["HostIp"] for each in bound] == ["127.0.0.1"]
@@ -124,9 +124,11 @@ async def test_the_configuration_of_nats_is_the_checkouts_and_cannot_be_written(
     three: tuple[Postgres, Nats, Any], asked_engine: Engine
 ) -> None:
     asked = asked_for(asked_engine, "nats")
-    folder, data = asked["HostConfig"]["Mounts"]
-    assert (folder["Type"], folder["ReadOnly"]) == ("bind", True)
+    folder, subscribers, data = asked["HostConfig"]["Mounts"]
+    for file in (folder, subscribers):
+        assert (file["Type"], file["ReadOnly"]) == ("bind", True)
     assert (Path(folder["Source"]) / "users.conf").is_file()
+    assert subscribers["Source"] == f"{folder['Source']}/subscribers.conf"
     assert (data["Type"], data.get("Source")) == ("volume", None)
     given = dict(each.split("=", 1) for each in asked["Env"])
     for user, password in three[1].passwords.items():

@@ -15,14 +15,22 @@ from deploy.local.program import StackError
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SERVICES: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
-REFERENCE = re.compile(r"\$(?:\$|\{(\w+)[^}]*\})")
+REFERENCE = re.compile(r"\$(?:\$|\{(\w+)(?::-([^}]*))?[^}]*\})")
 PORTS = {"postgres": 5432, "nats": 4222, "s3": 9000}
 """On which each listens in its container."""
 
 
 def filled(text: str, variables: Mapping[str, str]) -> str:
-    """As Compose reads it: ``${NAME}`` by its value, ``$$`` is one ``$``."""
-    return REFERENCE.sub(lambda found: variables[found[1]] if found[1] else "$", text)
+    """As Compose reads it: ``${NAME}`` by its value, ``${NAME:-DEFAULT}`` by that if it has none,
+    ``$$`` is one ``$``."""
+
+    def value(found: re.Match[str]) -> str:
+        name, default = found.groups()
+        if name is None:
+            return "$"
+        return variables[name] if default is None else variables.get(name, default)
+
+    return REFERENCE.sub(value, text)
 
 
 def definition(name: str, port: int, variables: Mapping[str, str]) -> DockerContainer:
@@ -46,17 +54,22 @@ def definition(name: str, port: int, variables: Mapping[str, str]) -> DockerCont
         cap_drop=part.get("cap_drop"),
         security_opt=part.get("security_opt"),
         stop_signal=part.get("stop_signal"),
-        mounts=[mount(volume) for volume in part["volumes"]],
+        mounts=[mount(volume, variables) for volume in part["volumes"]],
     )
 
 
-def mount(volume: str) -> Mount:
-    """A file of the checkout, or instead of a volume with a name one that ends with its
-    container."""
-    source, target, *mode = volume.split(":")
+def mount(volume: str | dict[str, Any], variables: Mapping[str, str]) -> Mount:
+    """A file of the checkout, or instead of a volume with a name one that ends with its container.
+    Compose has a short form for it and a long one."""
+    if isinstance(volume, str):
+        source, target, *mode = volume.split(":")
+        read_only = mode == ["ro"]
+    else:
+        source, target = filled(volume["source"], variables), volume["target"]
+        read_only = volume["read_only"]
     if source.startswith("."):
         file = str((DEPLOY / source).resolve())
-        return Mount(target, file, type="bind", read_only=mode == ["ro"])
+        return Mount(target, file, type="bind", read_only=read_only)
     return Mount(target, None)
 
 

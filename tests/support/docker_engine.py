@@ -42,12 +42,14 @@ def postgres_program(
 
 def nats_program(asked: dict[str, Any], env: dict[str, str], folder: Path, port: str) -> Program:
     """With what is mounted, but for where it listens and keeps its files."""
-    (bound,) = [each for each in asked["HostConfig"]["Mounts"] if each["Type"] == "bind"]
+    bound, *over_it = [each for each in asked["HostConfig"]["Mounts"] if each["Type"] == "bind"]
     mounted = folder.with_name("mounted")
     folder.mkdir(exist_ok=True)
     shutil.copytree(bound["Source"], mounted, dirs_exist_ok=True)
-    option, file = asked["Cmd"]
-    config = Path(file.replace(bound["Target"], str(mounted)))
+    for file in over_it:
+        shutil.copy(file["Source"], file["Target"].replace(bound["Target"], str(mounted)))
+    option, main = asked["Cmd"]
+    config = Path(main.replace(bound["Target"], str(mounted)))
     text = config.read_text()
     instead = {"/data": folder, "/run/nats": folder, "0.0.0.0:4222": f"127.0.0.1:{port}"}
     for inside, here in instead.items():
