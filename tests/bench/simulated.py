@@ -9,6 +9,7 @@ until that ends, and prints an `Ended`.
 import asyncio
 import hashlib
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -44,12 +45,14 @@ TOKENS_A_STEP = 1_024
 
 
 class Trainers(Struct, frozen=True, kw_only=True):
-    """``count`` of them. A job takes ``work_seconds`` and says ``batches`` times ``points`` points,
-    with a line for each batch."""
+    """``count`` of them. A job takes ``work_seconds``, and ``later_seconds`` when ``later_after``
+    seconds have passed; it says ``batches`` times ``points`` points, with a line for each batch."""
 
     nats_url: str
     count: int
     work_seconds: float
+    later_seconds: float
+    later_after: float
     batches: int
     points: int
 
@@ -66,6 +69,7 @@ class Ended(Struct, frozen=True, kw_only=True):
 class Trainer:
     def __init__(self, trainer_id: str, orders: Trainers, link: Link) -> None:
         self._orders = orders
+        self._later_at = time.monotonic() + orders.later_after
         self._link = link
         self._request = LeaseRequest(
             trainer_id=trainer_id, instance_id=uuid4(), memory_bytes=MEMORY_BYTES
@@ -100,8 +104,10 @@ class Trainer:
                 step=0, steps_total=steps, phase="train", tokens_processed=0, device="cpu"
             )
             await self._link.report(reports.started(state))
+            later = time.monotonic() >= self._later_at
+            work = self._orders.later_seconds if later else self._orders.work_seconds
             for batch in range(self._orders.batches):
-                await asyncio.sleep(self._orders.work_seconds / self._orders.batches)
+                await asyncio.sleep(work / self._orders.batches)
                 await self._tell(lease, batch)
             stored = await self._upload(lease)
             await self._link.report(reports.finished(_result(steps), (stored,)))
