@@ -43,6 +43,7 @@ class ScriptedPlatform:
         self.beats: list[scheduler_rpc.Heartbeat] = []
         self.asked = 0
         self.leases: dict[UUID, scheduler_rpc.LeaseGranted] = {}
+        self._granted: dict[UUID, scheduler_rpc.LeaseGranted] = {}
         self._jetstream = jetstream
         answer(broker, scheduler_rpc.LEASE, self._lease)
         answer(broker, scheduler_rpc.HEARTBEAT, self._heartbeat)
@@ -139,10 +140,17 @@ class ScriptedPlatform:
         return found
 
     async def _lease(
-        self, _: scheduler_rpc.LeaseRequest
+        self, request: scheduler_rpc.LeaseRequest
     ) -> scheduler_rpc.LeaseGranted | scheduler_rpc.NoWork:
+        """As the scheduler does: a lease of which the trainer has not heard is given it again."""
         self.asked += 1
-        return self.offers.pop(0) if self.offers else scheduler_rpc.NoWork(retry_after_seconds=0.05)
+        before = self._granted.get(request.instance_id)
+        if before and (before.job_id, before.epoch) != (request.last_job_id, request.last_epoch):
+            return before
+        if not self.offers:
+            return scheduler_rpc.NoWork(retry_after_seconds=0.05)
+        self._granted[request.instance_id] = lease = self.offers.pop(0)
+        return lease
 
     async def _heartbeat(self, beat: scheduler_rpc.Heartbeat) -> scheduler_rpc.HeartbeatAnswer:
         self.beats.append(beat)

@@ -53,7 +53,7 @@ KINDS: dict[str, tuple[int, Callable[[], Behave]]] = {
     "first 500, then well": (2, lambda: at_first(300, Answer(status=500))),
     "first moved, then well": (2, lambda: at_first(300, MOVED)),
     "first hangs, then well": (2, lambda: at_first(20, Answer(ends="never"))),
-    "well, then gone": (1, lambda: at_first(100, Answer(), Answer(status=410))),
+    "well, then gone": (1, lambda: at_first(50, Answer(), Answer(status=410))),
     "always 404": (1, lambda: always(404)),
     "always moved": (1, lambda: always(302, headers={"Location": "/"})),
     "always hangs": (1, lambda: always(ends="never")),
