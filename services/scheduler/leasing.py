@@ -39,9 +39,9 @@ async def lease_job(scheduler: Scheduler, request: LeaseRequest) -> LeaseGranted
     """
     async with scheduler.pool.acquire() as connection:
         held = await queue.leases_of(connection, request.trainer_id)
-        again = await _granted_before(connection, request, held)
+        again = await _granted_before(scheduler, connection, request, held)
     for lease in held:
-        if lease.instance_id != request.instance_id:
+        if lease.instance_id != request.instance_id and not await scheduler.unheard(lease.job_id):
             await reclaim(scheduler, lease, "the trainer was restarted")
     if again is not None:
         return again
@@ -80,7 +80,8 @@ async def _lease_one(
         # A trainer that waited in vain has asked another scheduler by now: it gets one job.
         await queue.alone_with(connection, request.trainer_id)
         held = await queue.leases_of(connection, request.trainer_id)
-        if (again := await _granted_before(connection, request, held)) is not None:
+        again = await _granted_before(scheduler, connection, request, held)
+        if again is not None:
             return again
         if (floor := await queue.claim(connection, job_id)) is None:
             return None
@@ -140,12 +141,20 @@ async def reclaim_lapsed(scheduler: Scheduler) -> None:
 
 
 async def _granted_before(
-    connection: Connection, request: LeaseRequest, held: Sequence[queue.Held]
+    scheduler: Scheduler,
+    connection: Connection,
+    request: LeaseRequest,
+    held: Sequence[queue.Held],
 ) -> LeaseGranted | None:
-    """A lease of this very process that it does not know of: the answer was lost on its way."""
+    """A lease of this very process that it does not know of: the answer was lost on its way.
+
+    It knows of its last one, and of those before whose reports we have not come to yet.
+    """
     for lease in held:
         known = (lease.job_id, lease.epoch) == (request.last_job_id, request.last_epoch)
         if known or lease.instance_id != request.instance_id:
+            continue
+        if await scheduler.unheard(lease.job_id):
             continue
         _, state = await load_job(connection, lease.job_id)
         if state.leased and state.epoch == lease.epoch:

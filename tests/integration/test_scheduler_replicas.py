@@ -9,11 +9,12 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 from faststream.nats import NatsBroker
+from msgspec.structs import replace
 
 from libs.bus.streams import REPORTS, report_subject
 from libs.contracts.events import decode_job_event
 from libs.contracts.scheduler import JobCheckpointed, JobLeased, JobStarted, JobTrained
-from libs.contracts.scheduler_rpc import Heartbeat, LeaseGranted
+from libs.contracts.scheduler_rpc import Heartbeat, LeaseGranted, NoWork
 from libs.contracts.trainer import Report
 from libs.eventlog.connection import Connection, connect, create_pool
 from libs.eventlog.read import load
@@ -151,6 +152,31 @@ async def test_a_trainer_whose_report_waits_for_us_has_not_fallen_silent(
         clock.now += timedelta(seconds=1)
         await leasing.reclaim_lapsed(scheduler)
     assert (await state(scheduler, silent)).retries == 1
+
+
+async def test_a_trainer_is_not_given_again_what_it_has_reported_on(
+    pair: list[handlers.Scheduler], operator: NatsBroker
+) -> None:
+    """It is two short jobs ahead of us: its last words on the first wait, and it has named another
+    as its last one since."""
+    scheduler = pair[0]
+    scheduler.unheard = partial(reports.unheard, operator)
+    for _ in range(3):
+        await submit(scheduler)
+    request, grants = asking(), []
+    for _ in range(3):
+        grant = await lease(scheduler, request)
+        grants.append(grant)
+        await publish(operator, finished(grant))
+        request = replace(request, last_job_id=grant.job_id, last_epoch=grant.epoch)
+    assert len({grant.job_id for grant in grants}) == 3
+
+    # Nor does it lose them to a restart in between.
+    assert isinstance(await leasing.lease_job(scheduler, asking(instance=uuid4())), NoWork)
+    for grant in grants:
+        assert (await state(scheduler, grant.job_id)).epoch == 1
+        await report(scheduler, finished(grant))
+        assert (await state(scheduler, grant.job_id)).trained
 
 
 async def test_a_report_that_changes_nothing_does_not_undo_what_the_other_has_just_done(
