@@ -39,7 +39,7 @@ async def lease_job(scheduler: Scheduler, request: LeaseRequest) -> LeaseGranted
     """
     async with scheduler.pool.acquire() as connection:
         held = await queue.leases_of(connection, request.trainer_id)
-        again = await _granted_before(scheduler, connection, request, held)
+        again = await _granted_before(connection, request, held)
     for lease in held:
         if lease.instance_id != request.instance_id and not await scheduler.unheard(lease.job_id):
             await reclaim(scheduler, lease, "the trainer was restarted")
@@ -80,8 +80,7 @@ async def _lease_one(
         # A trainer that waited in vain has asked another scheduler by now: it gets one job.
         await queue.alone_with(connection, request.trainer_id)
         held = await queue.leases_of(connection, request.trainer_id)
-        again = await _granted_before(scheduler, connection, request, held)
-        if again is not None:
+        if (again := await _granted_before(connection, request, held)) is not None:
             return again
         if (floor := await queue.claim(connection, job_id)) is None:
             return None
@@ -141,20 +140,16 @@ async def reclaim_lapsed(scheduler: Scheduler) -> None:
 
 
 async def _granted_before(
-    scheduler: Scheduler,
-    connection: Connection,
-    request: LeaseRequest,
-    held: Sequence[queue.Held],
+    connection: Connection, request: LeaseRequest, held: Sequence[queue.Held]
 ) -> LeaseGranted | None:
     """A lease of this very process that it does not know of: the answer was lost on its way.
 
-    It knows of its last one, and of those before whose reports we have not come to yet.
+    A trainer is given a lease only when it knows of all before, so it knows of all but the newest.
+    One that is some short jobs ahead of us holds several: we have yet to handle its reports.
     """
     for lease in held:
         known = (lease.job_id, lease.epoch) == (request.last_job_id, request.last_epoch)
-        if known or lease.instance_id != request.instance_id:
-            continue
-        if await scheduler.unheard(lease.job_id):
+        if known or not lease.newest or lease.instance_id != request.instance_id:
             continue
         _, state = await load_job(connection, lease.job_id)
         if state.leased and state.epoch == lease.epoch:

@@ -65,9 +65,11 @@ class Lease(Struct, frozen=True, kw_only=True):
 
 
 class Held(Lease, frozen=True, kw_only=True):
-    """``instance_id``: of the trainer's process that was given it."""
+    """``instance_id``: of the trainer's process that was given it. ``newest``: the trainer was
+    given none after it."""
 
     instance_id: UUID
+    newest: bool
 
 
 def queue_row(state: JobState) -> QueueRow | None:
@@ -146,6 +148,10 @@ async def record_lease(
     connection: Connection, state: JobState, *, instance_id: UUID, now: datetime, until: datetime
 ) -> None:
     await connection.execute(
+        "UPDATE scheduler.lease SET newest = false WHERE trainer_id = $1 AND newest",
+        state.trainer_id,
+    )
+    await connection.execute(
         "INSERT INTO scheduler.lease (job_id, epoch, trainer_id, instance_id, expires_at)"
         " VALUES ($1, $2, $3, $4, $5)",
         state.id,
@@ -204,7 +210,8 @@ async def lapsed_leases(connection: Connection, now: datetime) -> list[Lease]:
 async def leases_of(connection: Connection, trainer_id: str) -> list[Held]:
     """What a trainer holds, in this process or in one before it."""
     rows = await connection.fetch(
-        "SELECT job_id, epoch, trainer_id, instance_id FROM scheduler.lease WHERE trainer_id = $1",
+        "SELECT job_id, epoch, trainer_id, instance_id, newest FROM scheduler.lease"
+        " WHERE trainer_id = $1",
         trainer_id,
     )
     return [Held(**row) for row in rows]
