@@ -13,15 +13,18 @@ from typing import Any, TypeVar
 
 import msgspec
 import nats.errors
+import nats.js.errors
 import structlog
 from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
+from faststream.nats.subscriber.usecases import PullStreamSubscriber
+from nats.js import JetStreamContext
 from nats.js.api import AckPolicy as ServerAck
 from nats.js.api import ConsumerConfig, DeliverPolicy
 from opentelemetry.trace import SpanKind
 
 from libs.bus.broker import inbox_prefix
-from libs.bus.streams import events_of
+from libs.bus.streams import NotChanged, events_of
 from libs.contracts.base import Envelope, Event
 from libs.contracts.events import type_of
 from libs.eventlog.dead_letters import DeadLetters
@@ -40,6 +43,12 @@ ALIVE_SHARE = 0.3  # of the wait; a handler that takes longer says so, and keeps
 MAX_SIGNS = 1_200  # an hour, longer than reading the largest result takes
 WORKERS = 16  # handlers of one type at once in one process
 AGAIN = "tried again"
+DECLARED = (
+    *("ack_policy", "deliver_policy", "filter_subject"),
+    *("ack_wait", "max_deliver", "max_ack_pending"),
+)
+"""The settings that `subscribe` gives a consumer; the others are left as they are."""
+UNCHANGEABLE = 10012  # JetStream's error code for a consumer that can't become what is asked for
 PULL_TIMEOUT = 1.0  # seconds a pull waits; a pull that NATS forgot in a restart is asked again then
 
 E = TypeVar("E", bound=Event)
@@ -88,6 +97,8 @@ def subscribe(
         ack_policy=AckPolicy.MANUAL,
         decoder=_as_it_is,
         config=ConsumerConfig(
+            durable_name=durable,
+            filter_subject=subject,
             ack_policy=ServerAck.EXPLICIT,
             deliver_policy=DeliverPolicy.ALL,
             ack_wait=ack_wait,
@@ -182,3 +193,43 @@ def consume(
         handle=handle,
         letters=letters,
     )
+
+
+async def update_consumers(broker: NatsBroker) -> None:
+    """Bring the durable consumers that an older release has made to what ``broker`` has
+    subscribed to. What they have delivered, and what waits for an answer, they still know.
+
+    Subscribing only creates what is missing. To be called once, as a process starts: of two
+    releases side by side, neither then undoes what the other one does. Raises NotChanged.
+    """
+    jetstream = (await broker.connect()).jetstream()
+    for one in broker.subscribers:
+        if isinstance(one, PullStreamSubscriber):
+            assert one.stream.name is not None
+            await _update(jetstream, one.stream.name, one.config)
+
+
+async def _update(jetstream: JetStreamContext, stream: str, declared: ConsumerConfig) -> None:
+    assert declared.durable_name is not None
+    try:
+        there = (await jetstream.consumer_info(stream, declared.durable_name)).config
+    except nats.js.errors.NotFoundError:
+        return
+    wanted = {name: getattr(declared, name) for name in DECLARED}
+    former = {
+        name: getattr(there, name) for name in DECLARED if getattr(there, name) != wanted[name]
+    }
+    if not former:
+        return
+    try:
+        await jetstream.add_consumer(stream, there.evolve(**wanted))
+    except nats.js.errors.APIError as error:
+        if error.err_code != UNCHANGEABLE:
+            raise
+        raise NotChanged(
+            f"NATS can't change the consumer {declared.durable_name}: {error.description}."
+            f" It has {former}. Stop the service, `nats consumer rm {stream}"
+            f" {declared.durable_name}`, and start it: the new consumer is given what is in the"
+            " stream, and what was handled before has no effect again."
+        ) from error
+    logger.info("consumer updated", consumer=declared.durable_name, former=former)

@@ -198,12 +198,14 @@ async def relay(
 
     client = await broker.connect()
     await client.subscribe(NUDGE, cb=nudge)
+    declared = False
     while True:
         RELAY_LEADS.show((0,))
         connection: Connection | None = None
         try:
             jetstream = client.jetstream(publish_async_max_pending=2 * DRAIN)
-            await declare_streams(jetstream, replicas=stream_replicas)
+            await declare_streams(jetstream, replicas=stream_replicas, update=not declared)
+            declared = True
             connection = await connect_to_lead(database_url)
             await lead(connection, jetstream, nudged, observed=observed)
         except (

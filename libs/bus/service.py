@@ -10,6 +10,7 @@ import stamina
 import structlog
 from faststream.nats import NatsBroker
 
+from libs.bus.consume import update_consumers
 from libs.bus.probe import probed
 from libs.bus.rpc import answer_pings
 from libs.bus.streams import streams_exist
@@ -112,6 +113,7 @@ async def run_service(
     async with asyncio.timeout(START_PATIENCE):
         client = await broker.connect()
     await streams_exist(client.jetstream(), streams)
+    await update_consumers(broker)
     told = _told_to_stop()  # before anybody can know that it serves
     await broker.start()
     logger.info("serving")

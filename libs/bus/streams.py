@@ -51,6 +51,12 @@ NUDGE = "nudge.outbox"
 """Core NATS: an append was committed. Only a hint; the relay polls as well."""
 
 DECLARE_PATIENCE = 60.0  # seconds; JetStream needs a moment after the server's start
+UNCHANGEABLE = 10052  # JetStream's error code for a stream that can't become what is asked for
+
+
+class NotChanged(Exception):
+    """NATS will not make of what an older release left there what this one declares. The text says
+    what differs, and what to do."""
 
 
 def event_subject(type_: str, job_id: UUID | str) -> str:
@@ -84,13 +90,33 @@ def live_subject(account_id: UUID) -> str:
     return f"live.{account_id}"
 
 
-async def declare_streams(jetstream: JetStreamContext, *, replicas: int = 1) -> None:
-    """Create the streams, or bring them to this configuration, each on ``replicas`` servers."""
+async def declare_streams(
+    jetstream: JetStreamContext, *, replicas: int = 1, update: bool = True
+) -> None:
+    """Create the streams, each on ``replicas`` servers; and ``update`` those that differ.
+
+    A process updates as it starts, and afterwards only creates: of two releases side by side, the
+    older one would otherwise take back what the newer one has changed. Raises NotChanged.
+    """
     for config in (stream.evolve(num_replicas=replicas) for stream in STREAMS):
         try:
             await jetstream.add_stream(config)
         except nats.js.errors.BadRequestError:
-            await jetstream.update_stream(config)
+            if update:
+                await _update(jetstream, config)
+
+
+async def _update(jetstream: JetStreamContext, config: StreamConfig) -> None:
+    try:
+        await jetstream.update_stream(config)
+    except nats.js.errors.APIError as error:
+        if error.err_code != UNCHANGEABLE:
+            raise  # a cluster without enough servers, say: that passes
+        raise NotChanged(
+            f"NATS can't change the stream {config.name} to what this release declares:"
+            f" {error.description}. Stop the services, `nats stream rm {config.name}`, start them,"
+            " and `tuneyard-server streams rebuild`."
+        ) from error
 
 
 async def streams_exist(jetstream: JetStreamContext, names: frozenset[str]) -> None:
