@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 
 from deploy.local.archive import archive
 from deploy.local.backup import take
 from deploy.local.copied import source
 from deploy.local.program import StackError
-from deploy.operator import HERE, Data, Days, connected, installation, say
+from deploy.operator import HERE, Data, connected, installation, say
 from deploy.rebuild import REBUILD_TIMEOUT
 from deploy.restore import restore as restore_stack
 from deploy.restored import Restored, take_up_again
@@ -27,6 +28,7 @@ Synchronous = Annotated[
     bool, Parameter(help="Acknowledge nothing that isn't in the archive.", negative=())
 ]
 Until = Annotated[str | None, Parameter(help="As of this time (ISO 8601, with its zone).")]
+KeptDays = Annotated[int, Parameter(validator=Number(gte=1, lte=EVENTS_DAYS))]
 
 streams = App(name="streams", help="The streams of NATS.")
 
@@ -69,8 +71,9 @@ async def restored_command(*, data: Data = HERE) -> None:
 
 
 @streams.command(name="rebuild")
-async def rebuild_streams(*, days: Days = EVENTS_DAYS, data: Data = HERE) -> None:
-    """Publish the events of the last days again, after NATS has lost its streams."""
+async def rebuild_streams(*, days: KeptDays = EVENTS_DAYS, data: Data = HERE) -> None:
+    """Publish the events of the last days again, after NATS has lost its streams. It keeps no more
+    than seven, and what is older, its consumers would take for new."""
     dsn = installation(os.environ, data).dsn
     async with connected(dsn):  # says what to do where nothing answers
         pass

@@ -10,7 +10,7 @@ published late, never skipped.
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Annotated
@@ -32,8 +32,9 @@ from libs.bus.broker import make_broker
 from libs.bus.counting import count
 from libs.bus.probe import probed
 from libs.bus.rpc import answer_pings
-from libs.bus.service import watched
+from libs.bus.service import every, watched
 from libs.bus.streams import NUDGE, declare_streams, event_subject
+from libs.bus.trim import LATE, TRIM_EVERY, hold, oldest_report, trim
 from libs.contracts.base import Envelope
 from libs.eventlog.connection import Connection, connect, create_pool
 from libs.eventlog.read import decode_meta
@@ -56,7 +57,8 @@ RESTART_PAUSE = 0.5
 # takes for as long as it was when statistics were gathered, with the whole log: measured, each look
 # at a log of 2,300 events read 1,166 of them.
 TAKE_SQL = """
-SELECT o.position, e.event_id, e.stream, e.version, e.type, e.job_id, e.account_id, e.data, e.meta
+SELECT o.position, e.event_id, e.stream, e.version, e.type, e.job_id, e.account_id, e.data, e.meta,
+    now() - e.recorded_at AS age
 FROM (SELECT position FROM log.outbox ORDER BY position LIMIT $1) o
 CROSS JOIN LATERAL (SELECT * FROM log.event e WHERE e.position = o.position OFFSET 0) e
 ORDER BY o.position
@@ -105,6 +107,8 @@ async def drain(
     consumes it follows from what appended it, and a relay that dies leaves no gap between them.
     """
     rows = await connection.fetch(TAKE_SQL, DRAIN)
+    if any(row["age"] > LATE for row in rows):
+        await hold(connection)
     acks = []
     for row in rows:
         envelope = envelope_of(row)
@@ -171,20 +175,23 @@ async def lead(
     connection: Connection,
     jetstream: JetStreamContext,
     nudged: asyncio.Event,
+    trimming: Callable[[], Awaitable[object]],
     *,
     observed: bool = False,
 ) -> None:
-    """Wait for the lock, then drain for ever. Raises when PostgreSQL or NATS fails."""
+    """Wait for the lock, then drain for ever, ``trimming`` beside it over a connection of its own.
+    Raises when PostgreSQL or NATS fails."""
     while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", RELAY_LOCK):  # noqa: ASYNC110
         await asyncio.sleep(LOCK_RETRY)
     logger.info("relay leads")
     RELAY_LEADS.show((1,))
-    while True:
-        nudged.clear()
-        if await drain(connection, jetstream, observed=observed) < DRAIN:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(POLL):
-                    await nudged.wait()
+    async with every(TRIM_EVERY, trimming):
+        while True:
+            nudged.clear()
+            if await drain(connection, jetstream, observed=observed) < DRAIN:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(POLL):
+                        await nudged.wait()
 
 
 async def relay(
@@ -207,7 +214,8 @@ async def relay(
             await declare_streams(jetstream, replicas=stream_replicas, update=not declared)
             declared = True
             connection = await connect_to_lead(database_url)
-            await lead(connection, jetstream, nudged, observed=observed)
+            trimming = partial(trim, database_url, partial(oldest_report, client))
+            await lead(connection, jetstream, nudged, trimming, observed=observed)
         except (
             OSError,
             asyncpg.PostgresError,

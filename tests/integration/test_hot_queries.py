@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from libs.bus.relay import DRAIN, TAKE_SQL
+from libs.bus.trim import BATCH, KEPT, LATE, TRIM_SQL
 from libs.eventlog.connection import Connection, connect
 from services.scheduler import queue
 from services.scheduler.fairness import AGED, MAX_LEASED_PER_ACCOUNT
@@ -64,6 +65,24 @@ async def test_the_relay_reads_what_is_in_the_outbox_of_a_long_log(admin: Connec
     )
     assert len(await admin.fetch(TAKE_SQL, DRAIN)) == 3
     assert await rows_read(admin, TAKE_SQL, DRAIN) == 3 + 3
+
+
+async def test_trimming_reads_what_is_due_of_a_long_inbox(admin: Connection) -> None:
+    await admin.execute(EVENTS_SQL, EVENTS)
+    for ago, rows in ((timedelta(0), EVENTS), (KEPT + timedelta(hours=1), 3)):
+        await admin.execute(
+            "INSERT INTO log.inbox SELECT 'a', gen_random_uuid(), now() - $1::interval"
+            " FROM generate_series(1, $2)",
+            ago,
+            rows,
+        )
+    await admin.execute("ANALYZE log.inbox")
+
+    read = await rows_read(admin, TRIM_SQL, KEPT, None, LATE, BATCH)
+
+    assert read <= 3 * 3, "found, and deleted; the hold; each looked up among dead letters"
+    assert await rows_read(admin, TRIM_SQL, KEPT, None, LATE, BATCH) <= 1, "the hold"
+    assert await admin.fetchval("SELECT count(*) FROM log.inbox") == EVENTS
 
 
 @pytest.mark.parametrize("late", [timedelta(0), 2 * AGED])

@@ -145,3 +145,14 @@ async def test_a_database_that_does_not_answer_is_one_sentence(database: Databas
         assert done.returncode == 1
         assert len(done.stderr.splitlines()) == 1
         assert "PostgreSQL does not answer" in done.stderr
+
+
+async def test_no_event_is_published_again_that_consumers_may_have_forgotten(
+    fresh_database: Database,
+) -> None:
+    week = await operate(fresh_database, "streams", "rebuild", "--days", "7")
+    more = await operate(fresh_database, "streams", "rebuild", "--days", "8")
+
+    assert (week.returncode, week.stdout) == (0, "0 events are published again\n")
+    assert (more.returncode, more.stdout) == (2, "")
+    assert "Must be <= 7" in more.stderr
