@@ -138,9 +138,9 @@ JOBS = Dashboard(
             queries=quantiles("tuneyard_job_first_checkpoint_duration_seconds", 0.5, 0.95),
         ),
         Panel(
-            title="Attempts lost",
+            title="Attempts lost, or handed back",
             unit="ops",
-            queries=(Query(rate("tuneyard_job_reclaimed_total", "job_type"), "{{job_type}}"),),
+            queries=(Query(rate("tuneyard_job_reclaimed_total", "how"), "{{how}}"),),
         ),
         Panel(
             title="Leases",

@@ -65,13 +65,21 @@ class JobCheckpointed(Event, frozen=True, kw_only=True, tag="job.checkpointed.v1
 
 
 class JobReclaimed(Event, frozen=True, kw_only=True, tag="job.reclaimed.v1"):
-    """The attempt was lost; the job is queued again and resumes from the last checkpoint that isn't
-    among ``lost_checkpoints``: keys of files that a restored installation no longer has."""
+    """The attempt was lost, or ``handed_back`` in order; the job is queued again and resumes from
+    the last checkpoint that isn't among ``lost_checkpoints``: keys of files that a restored
+    installation no longer has.
+
+    ``retries`` counts the attempts that were lost, as far as they count against the job: at the
+    sixth it fails. ``interruptions`` counts how often it was taken up again for any reason, which
+    is what the job object calls its `retries`; null in an event of a release that held each of
+    them against the job."""
 
     epoch: Epoch
     reason: ShortText
     retries: Count
     lost_checkpoints: tuple[ObjectKey, ...] = ()
+    handed_back: bool = False
+    interruptions: Count | None = None
 
 
 class JobCancelRequested(Event, frozen=True, kw_only=True, tag="job.cancel_requested.v1"):

@@ -34,7 +34,8 @@ class Finished(Report, frozen=True, kw_only=True, tag="finished"):
 
 
 class Stopped(Report, frozen=True, kw_only=True, tag="stopped"):
-    """The training ended because the heartbeat's answer said ``cancel``."""
+    """The training ended in order: the heartbeat's answer said ``cancel``, or the trainer, or its
+    run, was told to leave. It is then the next trainer's, from the last checkpoint on."""
 
     tokens_processed: Count
 

@@ -6,7 +6,7 @@ from typing import assert_never
 from uuid import UUID
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from libs.contracts.base import (
@@ -46,6 +46,7 @@ from libs.contracts.training import (
 )
 from libs.eventlog.read import Stored
 from libs.eventlog.record import JobRow
+from libs.jobstate import interruptions
 from libs.jobstate.checkpoints import KeptCheckpoint, after_one_more, kept_until
 
 ENDED: frozenset[JobStatus] = frozenset({"completed", "failed", "cancelled"})
@@ -55,10 +56,9 @@ class JobState(Struct, frozen=True, kw_only=True):
     """Everything the platform knows of one job. ``epoch`` is 0 until the first lease.
 
     ``leased`` is true while an attempt may act for the job, ``trained`` once its files wait to be
-    verified. ``charge_cents`` is what the job costs in the end; null until it has ended.
-    ``extensions`` are the purchases of longer storage that ``artifacts_expires_at`` includes.
-    ``checkpoint`` is what a next attempt begins with, ``checkpoints`` are those that are kept,
-    oldest first.
+    verified. ``charge_cents`` is what it costs in the end; null until then. ``extensions`` are the
+    purchases of longer storage that ``artifacts_expires_at`` includes. ``checkpoint`` is what a
+    next attempt begins with, ``checkpoints`` are those that are kept, oldest first.
     """
 
     id: UUID
@@ -105,6 +105,21 @@ class JobState(Struct, frozen=True, kw_only=True):
     start_from: Checkpoint | None = None
     recommended: tuple[str, ...] = ()
     checkpoints: tuple[KeptCheckpoint, ...] = ()
+    interrupted: interruptions.Known = UNSET
+
+    @property
+    def last_step(self) -> int:
+        return self.checkpoint.step if self.checkpoint else 0
+
+    @property
+    def losses(self) -> int:
+        """Of its ``retries``, those that count against the job."""
+        return interruptions.losses_of(self.interrupted, self.retries)
+
+    @property
+    def got_further(self) -> bool:
+        """Whether there is a later checkpoint than at the last interruption."""
+        return interruptions.got_further(self.interrupted, self.retries, self.last_step)
 
     @property
     def hyperparams(self) -> Hyperparams:
@@ -176,10 +191,7 @@ def fold(state: JobState, event: JobEvent, at: datetime) -> JobState:
                 tokens_processed=event.checkpoint.tokens_processed,
             )
         case JobReclaimed():
-            state = replace(
-                state, status="queued", retries=event.retries, leased=False, trainer_id=None
-            )
-            return without(state, event.lost_checkpoints) if event.lost_checkpoints else state
+            return _reclaimed(state, event)
         case JobCancelRequested():
             return replace(state, cancel_requested=True)
         case JobTrained():
@@ -201,6 +213,15 @@ def fold(state: JobState, event: JobEvent, at: datetime) -> JobState:
             )
         case _:
             assert_never(event)
+
+
+def _reclaimed(state: JobState, event: JobReclaimed) -> JobState:
+    after = replace(state, status="queued", leased=False, trainer_id=None)
+    if event.lost_checkpoints:
+        after = without(after, event.lost_checkpoints)
+    steps = (state.last_step, after.last_step)
+    retries, known = interruptions.after_one_more(state.interrupted, state.retries, event, steps)
+    return replace(after, retries=retries, interrupted=known)
 
 
 def _ended(state: JobState, event: JobCompleted | JobFailed | JobCancelled) -> JobState:

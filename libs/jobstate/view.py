@@ -93,7 +93,7 @@ def job_view(state: JobState) -> JobView:
         type=state.type,
         status=state.status,
         retries=state.retries,
-        last_checkpoint_step=state.checkpoint.step if state.checkpoint else 0,
+        last_checkpoint_step=state.last_step,
         output_model_id=state.output_model_id if state.status == "completed" else None,
         created_at=state.created_at,
         started_at=state.started_at,

@@ -39,8 +39,9 @@ JOBS_CANCELLED = counter("tuneyard.job.cancelled", "{job}", "Jobs that were canc
 JOBS_RECLAIMED = counter(
     "tuneyard.job.reclaimed",
     "{job}",
-    "Attempts that were lost; their job was queued again.",
+    "Attempts that were lost, or handed back in order; their job was queued again.",
     "job_type",
+    "how",
 )
 JOB_WAIT = histogram(
     "tuneyard.job.wait.duration",

@@ -87,7 +87,13 @@ def payload_of(event: AnyEvent) -> dict[str, Any]:
                 "tokens_processed": event.checkpoint.tokens_processed,
             }
         case JobReclaimed():
-            return {"attempt": event.epoch, "reason": event.reason, "retries": event.retries}
+            return {
+                "attempt": event.epoch,
+                "reason": event.reason,
+                "handed_back": event.handed_back,
+                # Of an event that tells no more, both are the same.
+                "retries": event.retries if event.interruptions is None else event.interruptions,
+            }
         case JobCancelRequested():
             return {"attempt": event.epoch}
         case JobTrained():

@@ -39,7 +39,8 @@ def count(before: JobState, events: Sequence[JobEvent], now: datetime) -> None:
             case JobCheckpointed() if before.checkpoint is None and before.started_at is not None:
                 FIRST_CHECKPOINT.record((now - before.started_at).total_seconds(), kind)
             case JobReclaimed():
-                JOBS_RECLAIMED.add(1, kind)
+                how = "handed back" if event.handed_back else "lost"
+                JOBS_RECLAIMED.add(1, kind | {"how": how})
             case JobCompleted():
                 JOBS_COMPLETED.add(1, kind)
                 _ended(before, "completed", now)

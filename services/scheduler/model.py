@@ -23,7 +23,15 @@ from libs.contracts.scheduler_rpc import AlreadyEnded, Cancelling
 from libs.contracts.trainer import AnyReport, Checkpointed, Failed, Finished, Started, Stopped
 from libs.jobstate.state import ENDED, JobState
 
-MAX_RETRIES = 5  # a job that has lost five trainers is more likely the cause than the victim
+MAX_RETRIES = 5
+"""A job that has lost five trainers and got no further is more likely the cause than the victim."""
+MAX_FRUITLESS = 20
+"""Times that a job may be handed back in a row without having got further, before each more counts
+as a loss. Machines are drained for many reasons, but none does it so often to one job."""
+MOST_FORGIVEN = 50
+"""Interruptions up to which getting further makes up for the losses before: one that ends a machine
+after each of its checkpoints must not go through them all."""
+HANDED_BACK = "the trainer was told to leave and handed the job back"
 LEASE = timedelta(seconds=10)  # several heartbeats; a restarted NATS or scheduler fits into it
 
 
@@ -61,7 +69,7 @@ def decide_report(state: JobState, report: AnyReport) -> list[JobEvent]:
         case Stopped():
             if state.cancel_requested:
                 return [cancelled(state, report.tokens_processed)]
-            return decide_reclaim(state, report.epoch, "the trainer stopped")
+            return decide_hand_over(state, report.epoch)
         case Failed():
             if report.retryable:
                 return decide_reclaim(state, report.epoch, report.message[:255])
@@ -71,7 +79,8 @@ def decide_report(state: JobState, report: AnyReport) -> list[JobEvent]:
 
 
 def decide_reclaim(state: JobState, epoch: Epoch, reason: str) -> list[JobEvent]:
-    """The attempt is lost: queue the job again, or end it if it was to be cancelled or lost five.
+    """The attempt is lost: queue the job again, or end it if it was to be cancelled or lost five
+    since it got further.
 
     ``epoch`` is the attempt that was seen to be lost; another attempt is left alone.
     """
@@ -79,16 +88,47 @@ def decide_reclaim(state: JobState, epoch: Epoch, reason: str) -> list[JobEvent]
         return []
     if state.cancel_requested:
         return [cancelled(state, state.tokens_processed)]
-    if state.retries >= MAX_RETRIES:
-        return [
-            JobFailed(
-                code="retries_exhausted",
-                message=f"The job was interrupted {state.retries + 1} times, last: {reason}. "
-                "Nothing was charged; submit it again, with a smaller batch_size or seq_len "
-                "if it ran out of memory.",
-            )
-        ]
-    return [JobReclaimed(epoch=epoch, reason=reason, retries=state.retries + 1)]
+    losses = held_against(state)
+    if losses >= MAX_RETRIES:
+        return [JobFailed(code="retries_exhausted", message=exhausted(state, losses + 1, reason))]
+    return [
+        JobReclaimed(
+            epoch=epoch, reason=reason, retries=losses + 1, interruptions=state.retries + 1
+        )
+    ]
+
+
+def decide_hand_over(state: JobState, epoch: Epoch) -> list[JobEvent]:
+    """The attempt ended in order and somebody else is to go on: no fault of the job's, unless that
+    is all that ever happens to it."""
+    fruitless = state.interrupted.fruitless if state.interrupted else 0
+    if not state.got_further and fruitless >= MAX_FRUITLESS:
+        return decide_reclaim(state, epoch, HANDED_BACK)
+    return [
+        JobReclaimed(
+            epoch=epoch,
+            reason=HANDED_BACK,
+            retries=held_against(state),
+            interruptions=state.retries + 1,
+            handed_back=True,
+        )
+    ]
+
+
+def held_against(state: JobState) -> int:
+    """How many lost trainers count against the job now: none from before it got further."""
+    return 0 if state.got_further and state.retries < MOST_FORGIVEN else state.losses
+
+
+def exhausted(state: JobState, losses: int, reason: str) -> str:
+    if state.retries < MOST_FORGIVEN:
+        what = f"lost its trainer {losses} times and got no further than step {state.last_step}"
+    else:
+        what = f"was interrupted {state.retries + 1} times"
+    return (
+        f"The job {what}, last: {reason}. Nothing was charged; submit it again, with a smaller "
+        "batch_size or seq_len if it ran out of memory."
+    )
 
 
 def decide_restored(
@@ -104,7 +144,11 @@ def decide_restored(
     epoch = max(state.epoch, 1)
     return [
         JobReclaimed(
-            epoch=epoch, reason=reason, retries=state.retries, lost_checkpoints=lost_checkpoints
+            epoch=epoch,
+            reason=reason,
+            retries=held_against(state),
+            lost_checkpoints=lost_checkpoints,
+            interruptions=state.retries,
         )
     ]
 
