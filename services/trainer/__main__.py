@@ -21,7 +21,6 @@ from libs.contracts.trainer_rpc import PREVIEW
 from libs.observability.export import observe
 from libs.observability.logs import configure_logs
 from libs.settings import SettingsError, decode_settings
-from services.trainer.attempt import Site
 from services.trainer.kubernetes import ApiRefused, TrainJobApi
 from services.trainer.launch import Launcher, PreloadFailed
 from services.trainer.launch_forked import ForkServerLauncher
@@ -31,6 +30,7 @@ from services.trainer.launch_trainjob import TrainJobLauncher, Where
 from services.trainer.link import Link
 from services.trainer.preview import Previewer
 from services.trainer.settings import Settings, needed
+from services.trainer.site import Site
 from services.trainer.transfer import TIMEOUTS
 from services.trainer.worker import Worker
 
@@ -97,7 +97,7 @@ async def serve(settings: Settings, launcher: Launcher) -> None:
         if done:
             working.result()
         else:
-            logger.warning("left in the middle of an attempt; its lease lapses")
+            logger.warning("left before training had ended")
 
 
 def launcher_of(settings: Settings, http: aiohttp.ClientSession) -> Launcher:

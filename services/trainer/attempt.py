@@ -7,13 +7,9 @@ that was merely away finds the job further on.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
-from uuid import UUID
 
 import structlog
-from msgspec import Struct
 
 from libs.contracts.scheduler_rpc import HEARTBEAT, Heartbeat, LeaseGranted
 from libs.contracts.trainer import AnyReport, Stopped
@@ -27,8 +23,9 @@ from services.trainer.inputs import fetch
 from services.trainer.launch import Launcher, Training
 from services.trainer.link import Link
 from services.trainer.meter import Meter
-from services.trainer.reports import Reports
+from services.trainer.reports import Reports, was_told_to_end
 from services.trainer.run_folder import RunFolder
+from services.trainer.site import Site
 from services.trainer.telemetry import Telemetry
 from services.trainer.transfer import TROUBLE, LeaseGone, upload
 
@@ -36,19 +33,9 @@ BEAT_SECONDS = 1.0  # a cancellation is to reach training within 5 s
 FLUSH_SECONDS = 0.15
 STOP_GRACE_SECONDS = 10.0  # for the step under way and a checkpoint
 LAST_CHECKPOINT_SECONDS = 3.0  # of the 4 in which the service leaves
+HAND_BACK_SECONDS = 3.5  # of the same: then the job is handed back, wherever it is
 
 logger = structlog.get_logger()
-
-
-class Site(Struct, frozen=True, kw_only=True):
-    """This trainer: who it is, its folders, and where its time and ids come from."""
-
-    trainer_id: str
-    work_dir: Path
-    models_dir: Path
-    threads: int
-    now: Callable[[], datetime]
-    new_id: Callable[[], UUID]
 
 
 class Attempt:
@@ -82,6 +69,7 @@ class Attempt:
         self._meter = Meter(lease)
         self._settling = False
         self._cancelled = self._leaving = False
+        self._out_of_time = asyncio.Event()
         self._lost = False
 
     async def run(self) -> None:
@@ -89,29 +77,33 @@ class Attempt:
         self._work = work = asyncio.create_task(self._train())
         with unrecorded():  # a beat a second, for hours
             heart = asyncio.create_task(self._beat())
+        out_of_time = asyncio.create_task(self._out_of_time.wait())
         try:
             with self._meter:
-                await asyncio.wait({work})
+                await asyncio.wait({work, out_of_time}, return_when=asyncio.FIRST_COMPLETED)
             if report := self._outcome(work):
                 current_span().set(report=type(report).__name__.lower())
                 await self._link.report(report)
                 logger.info("attempt reported", report=type(report).__name__)
         finally:
             heart.cancel()
+            out_of_time.cancel()
             work.cancel()
             await asyncio.wait({work})  # it ends the training process
             self._tokens_processed()
 
     def leave(self) -> None:
-        """The service is ending: let training write a checkpoint, and hand the job back."""
+        """The service is ending: let training write a checkpoint, and hand the job back; also where
+        training needs longer than there is, as for a long step or pods that have their grace."""
         self._leaving = True
+        asyncio.get_running_loop().call_later(HAND_BACK_SECONDS, self._out_of_time.set)
         self._stop()
 
     def _outcome(self, work: "asyncio.Task[AnyReport]") -> AnyReport | None:
         """What to report of the finished work; nothing when the job is another's."""
         if self._lost:
             return None
-        if work.cancelled():
+        if not work.done() or work.cancelled():
             return self._stopped()
         match work.exception():
             case None:
@@ -261,7 +253,7 @@ class Attempt:
             return self._stopped()
         if outcome == "finished":
             return await self._finish()
-        if self._leaving or outcome == "stopped":  # as by Kueue, for somebody else
+        if self._leaving or was_told_to_end(status, exit_status):
             with contextlib.suppress(*TROUBLE):  # a timeout is an OSError
                 async with asyncio.timeout(LAST_CHECKPOINT_SECONDS if self._leaving else None):
                     await self._keeper.keep_newest()

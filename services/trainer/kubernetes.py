@@ -24,6 +24,7 @@ class Condition(Struct, frozen=True):
     type: str
     status: str
     message: str = ""
+    reason: str = ""
 
     @property
     def holds(self) -> bool:

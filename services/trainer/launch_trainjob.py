@@ -23,6 +23,10 @@ from services.trainer.launch_torchrun import ONE_PROCESS, write_spec
 POLL_SECONDS = 2.0  # a run takes minutes at least, and the API has others to serve
 TRAINER = "tuneyard.dev/trainer"
 QUEUE = "kueue.x-k8s.io/queue-name"
+DISRUPTED = "FailJobSetFailurePolicyAction"
+"""Why a JobSet says it failed, and its TrainJob with it, when a rule of its own has failed it. The
+only one of our runtime is about pods that Kubernetes has ended: a node is drained or gone, a more
+important pod needs the room. What a run does to itself fails it for another reason."""
 
 T = TypeVar("T")
 logger = structlog.get_logger()
@@ -131,7 +135,7 @@ class TrainJobTraining:
             return 0
         if failed := job.condition("Failed"):
             self._say(f"failed: {failed.message}")
-            return 1
+            return -signal.SIGTERM if failed.reason == DISRUPTED else 1
         if ran and (suspended := job.condition("Suspended")):
             self._say(f"had to make room for another: {suspended.message}")
             return -signal.SIGTERM

@@ -16,6 +16,16 @@ LONGEST_MESSAGE = 4000  # characters: the contract's LongText
 OUTPUT_TAIL = 3000  # characters of a dead process's output that its report quotes
 
 
+def was_told_to_end(status: RunStatus | None, exit_status: int) -> bool:
+    """Whether a run ended because somebody wanted its machine, as Kueue does for another job: its
+    processes were told, in time to write a checkpoint or not. A failure that lies in the job stays
+    one."""
+    if status is not None and status.outcome == "stopped":
+        return True
+    code = status.code if status else None
+    return exit_status == -signal.SIGTERM and code in (None, "internal_error")
+
+
 class _About(TypedDict):
     report_id: UUID
     job_id: UUID

@@ -12,9 +12,11 @@ from libs.bus.rpc import Unanswered
 from libs.contracts.scheduler_rpc import LEASE, LeaseGranted, LeaseRequest
 from libs.observability.spans import span
 from libs.observability.trace import continued
-from services.trainer.attempt import Attempt, Site
+from services.trainer.attempt import Attempt
 from services.trainer.launch import Launcher
 from services.trainer.link import Link
+from services.trainer.reports import Reports
+from services.trainer.site import Site
 
 UNANSWERED_PAUSE = 1.0  # seconds; the question itself has waited for some before
 
@@ -47,13 +49,16 @@ class Worker:
                 continue
             if not isinstance(answer, LeaseGranted):
                 await self._pause(answer.retry_after_seconds)
-            elif not self._leaving.is_set():
+            elif self._leaving.is_set():
+                await self._hand_back(answer)
+            else:
                 await self._do(answer)
                 self._request = replace(
                     self._request, last_job_id=answer.job_id, last_epoch=answer.epoch
                 )
 
     def leave(self) -> None:
+        logger.info("told to leave", with_a_job=self._attempt is not None)
         self._leaving.set()
         if self._attempt is not None:
             self._attempt.leave()
@@ -69,6 +74,12 @@ class Worker:
             return False
         ready.result()
         return True
+
+    async def _hand_back(self, lease: LeaseGranted) -> None:
+        """What was granted while it was time to leave; or its lease would have to lapse."""
+        done = lease.checkpoint.tokens_processed if lease.checkpoint else 0
+        reports = Reports(lease, self._site.trainer_id, self._site.new_id)
+        await self._link.report(reports.stopped(done))
 
     async def _do(self, lease: LeaseGranted) -> None:
         folder = self._site.work_dir / "attempts" / str(lease.job_id) / str(lease.epoch)

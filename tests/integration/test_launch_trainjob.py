@@ -84,7 +84,15 @@ async def test_a_trainjob_waits_for_room_runs_and_is_removed_when_it_is_complete
 async def test_one_that_fails_says_why(tmp_path: Path) -> None:
     told = await live("failed", tmp_path, ended)
     assert told.status == 1
-    assert "failed: jobset failed due to one or more job failures" in told.said
+    assert "failed: jobset failed due to reaching max number of restarts" in told.said
+
+
+async def test_one_whose_node_was_drained_has_failed_for_no_fault_of_its_own(
+    tmp_path: Path,
+) -> None:
+    told = await live("disrupted", tmp_path, ended)
+    assert told.status == -signal.SIGTERM
+    assert "failed: applying FailJobSet failure policy action" in told.said
 
 
 async def test_one_that_has_to_make_room_is_given_up_before_it_begins_anew(tmp_path: Path) -> None:

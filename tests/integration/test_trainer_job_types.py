@@ -18,9 +18,9 @@ from libs.contracts.base import ModelSource
 from libs.contracts.scheduler_rpc import LeaseGranted
 from libs.contracts.trainer import Checkpointed, Finished, Started, Stopped
 from libs.objectstore import ObjectStore
-from services.trainer.attempt import Site
 from services.trainer.launch_forked import ForkServerLauncher
 from services.trainer.link import Link
+from services.trainer.site import Site
 from services.trainer.worker import Worker
 from tests.support.objects import store_settings
 from tests.support.scripted_platform import ScriptedPlatform

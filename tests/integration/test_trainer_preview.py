@@ -24,10 +24,10 @@ from libs.objectstore import ObjectStore
 from services.trainer.documents import load_documents, prepare_tokenizer
 from services.trainer.loading import load_tokenizer
 from services.trainer.preview import ENOUGH_BYTES, read_lines
-from tests.integration.test_trainer_service import Trainer
 from tests.support.objects import store_settings
 from tests.support.scripted_platform import ScriptedPlatform, eventually
 from tests.support.stack import Nats
+from tests.support.trainer_process import Trainer
 from tests.support.training import chats, write_rows
 
 LINK = timedelta(minutes=5)

@@ -5,8 +5,6 @@ import hashlib
 import io
 import os
 import signal
-import subprocess
-import sys
 import tarfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,7 +14,6 @@ import psutil
 import pytest
 from msgspec.structs import replace
 
-from deploy.local.program import clean_environment
 from deploy.local.s3 import S3Settings
 from libs.bus.broker import make_broker
 from libs.bus.streams import declare_streams
@@ -30,47 +27,7 @@ from tests.support.objects import store_settings
 from tests.support.scripted_platform import ScriptedPlatform, eventually, local_model
 from tests.support.stack import Nats, Servers, chosen
 from tests.support.stand_in_training import TOKENS_A_STEP
-
-
-class Trainer:
-    """The service's process, and what it writes."""
-
-    def __init__(self, folder: Path, nats_url: str) -> None:
-        self.work = folder / "work"
-        self.models = folder / "models"
-        self.log = folder / "trainer.log"
-        self._environment = clean_environment() | {
-            "TUNEYARD_NATS_URL": nats_url,
-            "TUNEYARD_TRAINER_ID": "trainer-0",
-            "TUNEYARD_WORK_DIR": str(self.work),
-            "TUNEYARD_MODELS_DIR": str(self.models),
-        }
-        self.process = self._start()
-
-    def _start(self) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "tests.support.stand_in_trainer"]
-        with self.log.open("ab") as log:
-            return subprocess.Popen(command, env=self._environment, stderr=log)
-
-    def gone(self) -> bool:
-        return self.process.poll() is not None
-
-    def start_if_gone(self) -> None:
-        if self.gone():
-            self.process = self._start()
-
-    def end(self) -> None:
-        if not self.gone():
-            self.process.kill()
-            self.process.wait()
-
-    def training_pids(self) -> set[int]:
-        """The fork server's children: training processes under way."""
-        return {
-            child.pid
-            for server in psutil.Process(self.process.pid).children()
-            for child in server.children()
-        }
+from tests.support.trainer_process import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -356,36 +313,6 @@ async def test_training_dies_with_a_service_that_is_killed(
     other = await platform.offer("finish")
     await platform.until(other, "Finished")
     await eventually(lambda: not list(trainer.work.glob("attempts/*")), seconds=2)
-
-
-async def test_a_service_told_to_leave_stores_a_checkpoint_and_hands_the_job_back(
-    platform: ScriptedPlatform, trainer: Trainer
-) -> None:
-    lease = await platform.offer("slow", steps=10_000, checkpoint_every=10_000)
-    await platform.until(lease, "Started")
-    trainer.process.terminate()
-    await eventually(trainer.gone, seconds=8)
-    assert trainer.process.returncode == 0
-    assert await platform.kinds(lease) == ["Started", "Checkpointed", "Stopped"]
-
-
-async def test_a_run_that_was_stopped_from_outside_hands_the_job_back_with_its_checkpoint(
-    platform: ScriptedPlatform, trainer: Trainer
-) -> None:
-    lease = await platform.offer("slow", steps=10_000, checkpoint_every=10_000)
-    await platform.until(lease, "Started")
-    (pid,) = trainer.training_pids()
-    os.kill(pid, signal.SIGTERM)  # as Kueue has it done, to make room
-    await platform.until(lease, "Stopped")
-    assert await platform.kinds(lease) == ["Started", "Checkpointed", "Stopped"]
-
-
-async def test_an_idle_service_leaves_at_once(platform: ScriptedPlatform, trainer: Trainer) -> None:
-    before = platform.asked
-    await eventually(lambda: platform.asked > before + 1)
-    trainer.process.terminate()
-    await eventually(trainer.gone, seconds=5)
-    assert trainer.process.returncode == 0
 
 
 async def test_an_attempt_survives_the_death_of_nats_and_of_the_object_store(

@@ -34,7 +34,7 @@ Verdict = Literal["continue", "cancel", "lost"]
 
 
 class ScriptedPlatform:
-    """Grants the leases of ``offers`` in turn; remembers every heartbeat."""
+    """Grants the leases of ``offers`` in turn, when ``hold`` lets it; remembers every heartbeat."""
 
     def __init__(self, broker: NatsBroker, jetstream: JetStreamContext, store: ObjectStore) -> None:
         self.store = store
@@ -42,6 +42,7 @@ class ScriptedPlatform:
         self.verdicts: dict[UUID, Verdict] = {}
         self.beats: list[scheduler_rpc.Heartbeat] = []
         self.asked = 0
+        self.hold: asyncio.Event | None = None
         self.leases: dict[UUID, scheduler_rpc.LeaseGranted] = {}
         self._granted: dict[UUID, scheduler_rpc.LeaseGranted] = {}
         self._jetstream = jetstream
@@ -144,6 +145,8 @@ class ScriptedPlatform:
     ) -> scheduler_rpc.LeaseGranted | scheduler_rpc.NoWork:
         """As the scheduler does: a lease of which the trainer has not heard is given it again."""
         self.asked += 1
+        if self.hold is not None:
+            await self.hold.wait()
         before = self._granted.get(request.instance_id)
         if before and (before.job_id, before.epoch) != (request.last_job_id, request.last_epoch):
             return before

@@ -1,7 +1,8 @@
 """Training without a model: writes the files that `services.trainer.train` writes, quickly.
 
 The data set's text says how it is to go: ``finish``, ``slow`` (finishes if nobody stops it),
-``deaf`` (slow, and ignores SIGTERM), ``tell`` (says what it was given), ``fail``, ``crash``.
+``deaf`` (slow, and ignores SIGTERM), ``brittle`` (slow, and dies of it), ``tell`` (says what it was
+given), ``fail``, ``crash``.
 """
 
 import hashlib
@@ -29,6 +30,8 @@ def run(spec: TrainSpec) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     if script == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if script == "brittle":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     begin = int(spec.resume_from.rpartition("-")[2]) if spec.resume_from else 0
     _state(out, begin, spec.params.steps)
     print(f"training in the trace {spec.trace_id}", file=sys.stderr, flush=True)

@@ -287,6 +287,21 @@ def test_a_trainjobs_pods_see_what_the_trainer_has_put_down_for_them_and_begin_o
     assert all_pods["training"]["restartPolicy"] == "Never"
 
 
+def test_a_trainjob_fails_by_a_rule_only_when_a_pod_of_it_was_disrupted() -> None:
+    """By that a trainer knows it (`launch_trainjob.DISRUPTED`); nothing is begun again."""
+    for runtime in of_kind(LARGE, "TrainingRuntime").values():
+        jobset = runtime["spec"]["template"]["spec"]
+        (rule,) = jobset["failurePolicy"]["rules"]
+        assert (rule["action"], rule["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
+        assert "maxRestarts" not in jobset["failurePolicy"]
+        for job in jobset["replicatedJobs"]:
+            (of_pods,) = job["template"]["spec"]["podFailurePolicy"]["rules"]
+            assert of_pods == {
+                "action": "FailJob",
+                "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+            }
+
+
 def test_only_a_trainer_has_a_token_of_the_clusters_and_only_for_trainjobs() -> None:
     for overlay in OVERLAYS:
         holders = {
