@@ -31,6 +31,8 @@ from tests.support.scripted_platform import ScriptedPlatform, eventually, local_
 from tests.support.stack import Nats, Servers, chosen
 from tests.support.stand_in_training import TOKENS_A_STEP
 
+LEAVES_SECONDS = 25.0  # Kubernetes gives a pod thirty
+
 
 class Trainer:
     """The service's process, and what it writes."""
@@ -180,6 +182,7 @@ async def test_the_archive_has_the_model_and_the_result(
         ]
 
 
+@pytest.mark.alone  # here seconds are counted
 async def test_a_cancellation_reaches_training_within_five_seconds(
     platform: ScriptedPlatform, trainer: Trainer
 ) -> None:
@@ -210,7 +213,7 @@ async def test_a_lost_lease_ends_training_and_reports_nothing(
     lease = await platform.offer("slow", steps=10_000, checkpoint_every=10_000)
     await platform.until(lease, "Started")
     platform.verdicts[lease.job_id] = "lost"
-    await eventually(lambda: not trainer.training_pids(), seconds=5)
+    await eventually(lambda: not trainer.training_pids())
     # The trainer goes on with other work.
     await platform.until(await platform.offer("finish"), "Finished")
     assert await platform.kinds(lease) == ["Started"]
@@ -226,7 +229,7 @@ async def test_checkpoints_are_stored_and_another_attempt_resumes_from_one(
     assert checkpoint.tokens_processed == checkpoint.step * TOKENS_A_STEP
     assert await platform.store.sha256(checkpoint.key) == checkpoint.sha256
     platform.verdicts[lease.job_id] = "lost"
-    await eventually(lambda: not trainer.training_pids(), seconds=5)
+    await eventually(lambda: not trainer.training_pids())
 
     again = await platform.offer(
         "finish", steps=checkpoint.step + 3, checkpoint=checkpoint, epoch=2
@@ -349,13 +352,13 @@ async def test_training_dies_with_a_service_that_is_killed(
     await platform.until(lease, "Started")
     (pid,) = trainer.training_pids()
     trainer.process.kill()
-    await eventually(lambda: not psutil.pid_exists(pid), seconds=5)
+    await eventually(lambda: not psutil.pid_exists(pid))
     # What it left on the disk is swept by its successor.
     assert list(trainer.work.glob("attempts/*/*/dataset.jsonl"))
     trainer.start_if_gone()
     other = await platform.offer("finish")
     await platform.until(other, "Finished")
-    await eventually(lambda: not list(trainer.work.glob("attempts/*")), seconds=2)
+    await eventually(lambda: not list(trainer.work.glob("attempts/*")))
 
 
 async def test_a_service_told_to_leave_stores_a_checkpoint_and_hands_the_job_back(
@@ -364,7 +367,7 @@ async def test_a_service_told_to_leave_stores_a_checkpoint_and_hands_the_job_bac
     lease = await platform.offer("slow", steps=10_000, checkpoint_every=10_000)
     await platform.until(lease, "Started")
     trainer.process.terminate()
-    await eventually(trainer.gone, seconds=8)
+    await eventually(trainer.gone, seconds=LEAVES_SECONDS)
     assert trainer.process.returncode == 0
     assert await platform.kinds(lease) == ["Started", "Checkpointed", "Stopped"]
 
@@ -384,7 +387,7 @@ async def test_an_idle_service_leaves_at_once(platform: ScriptedPlatform, traine
     before = platform.asked
     await eventually(lambda: platform.asked > before + 1)
     trainer.process.terminate()
-    await eventually(trainer.gone, seconds=5)
+    await eventually(trainer.gone, seconds=LEAVES_SECONDS)
     assert trainer.process.returncode == 0
 
 
