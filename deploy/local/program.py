@@ -7,11 +7,18 @@ import signal
 import socket
 import sysconfig
 from collections.abc import Awaitable, Callable
+from itertools import count
 from pathlib import Path
+from random import randrange
 
 from msgspec import Struct
 
 READY_POLL_SECONDS = 0.05
+PORTS = range(15_000, 32_768)
+"""Below those that Linux (from 32768 on) and macOS (from 49152 on) give to whoever names none: such
+a one may be a connection's before the server that it was found for listens on it."""
+
+_turns = count(randrange(len(PORTS)))  # one after the other: none is found twice
 
 
 class StackError(Exception):
@@ -51,11 +58,8 @@ def wheel_executable(name: str) -> str:
 
 
 def free_port() -> int:
-    """A loopback TCP port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback TCP port that nobody listens on at this moment, another one each time."""
+    return next(port for turn in _turns if port_is_free(port := PORTS[turn % len(PORTS)]))
 
 
 def port_is_free(port: int) -> bool:

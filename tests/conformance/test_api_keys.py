@@ -77,7 +77,7 @@ def test_a_key_that_may_only_read_cannot_submit(platform: Platform, admin: httpx
     wanted = {"name": "reader", "scopes": ["read"]}
     made = expect(admin.post("/v1/api-keys", json=wanted), 201, CREATED)
     headers = {"Authorization": f"Bearer {made['key']}"}
-    with httpx.Client(base_url=platform.stack.base_url, headers=headers) as reader:
+    with httpx.Client(base_url=platform.stack.base_url, headers=headers, timeout=TIMEOUT) as reader:
         assert reader.get("/v1/jobs").status_code == 200
         body = {
             "type": "contract",

@@ -111,7 +111,7 @@ def test_another_accounts_job_is_404(poor: Platform, completed: dict[str, Any]) 
 
 def test_a_card_is_saved_on_a_page(platform: Platform) -> None:
     page = expect(platform.api.post("/v1/jobs/setup-card"), 200, CARD_PAGE)
-    shown = httpx.get(page["checkout_url"], trust_env=False)
+    shown = httpx.get(page["checkout_url"], trust_env=False, timeout=TIMEOUT)
     assert (shown.status_code, "card" in shown.text) == (200, True)
 
 
@@ -164,7 +164,7 @@ def test_every_file_of_a_completed_job_downloads(
     names = {file["name"] for file in found["files"]}
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= names
     for file in found["files"]:
-        content = httpx.get(file["url"]).raise_for_status().content
+        content = httpx.get(file["url"], timeout=TIMEOUT).raise_for_status().content
         assert len(content) == file["size_bytes"]
         assert hashlib.sha256(content).hexdigest() == file["sha256"]
 
@@ -218,7 +218,7 @@ def test_the_summary_counts_what_a_completed_job_cost(
 
 
 def test_liveness_needs_no_key(platform: Platform) -> None:
-    answer = httpx.get(f"{platform.stack.base_url}/v1/healthz")
+    answer = httpx.get(f"{platform.stack.base_url}/v1/healthz", timeout=TIMEOUT)
     expect(answer, 200, {"status": one_of("ok")})
 
 
@@ -262,7 +262,8 @@ def test_an_id_token_is_taken_in_the_same_header(
 
 
 def test_the_openapi_document_has_every_operation(platform: Platform) -> None:
-    document = httpx.get(f"{platform.stack.base_url}/openapi.json").raise_for_status().json()
+    answer = httpx.get(f"{platform.stack.base_url}/openapi.json", timeout=TIMEOUT)
+    document = answer.raise_for_status().json()
     assert document["openapi"].startswith("3.1.")
     described = {
         (method.upper(), path) for path, item in document["paths"].items() for method in item

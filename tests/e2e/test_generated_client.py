@@ -20,7 +20,7 @@ from tests.support.journey import ENDED, RUN_SECONDS, Json, User, fetch, sample_
 from tests.support.local_stack import LocalStack
 
 PACKAGE = "generated_client"
-GENERATE_SECONDS = 60.0
+GENERATE_SECONDS = 300.0
 ROWS = 20
 ENOUGH = 50_000  # cents
 FEW_STEPS = 4
@@ -89,7 +89,7 @@ class Api:
             base_url=str(user.api.base_url),
             token=user.headers["Authorization"].removeprefix("Bearer "),
             raise_on_unexpected_status=True,
-            timeout=httpx.Timeout(30),
+            timeout=httpx.Timeout(60.0),
         )
         self.models: Any = generated["models"]
 

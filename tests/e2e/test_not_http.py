@@ -10,7 +10,7 @@ from tests.support.local_stack import LocalStack
 
 def test_what_is_not_http_is_refused_in_json(stack: LocalStack) -> None:
     at = urlsplit(stack.base_url)
-    with socket.create_connection((at.hostname, at.port), timeout=10) as connection:
+    with socket.create_connection((at.hostname, at.port), timeout=60) as connection:
         connection.sendall(b"hello\r\n\r\n")
         received = b"".join(iter(lambda: connection.recv(4096), b""))
     head, _, body = received.partition(b"\r\n\r\n")

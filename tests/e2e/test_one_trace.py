@@ -15,7 +15,7 @@ from tests.support.local_stack import LocalStack, eventually
 from tests.support.spans import read_spans, rows_of, table
 
 CLIENTS_SPAN = "00f067aa0ba902b7"
-PATIENCE = 30.0  # seconds, until the last span has been written
+PATIENCE = 90.0  # seconds, until the last span has been written
 ROWS, STEPS = 40, 6
 
 ONE_JOB = table("""

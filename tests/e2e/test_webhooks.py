@@ -8,7 +8,7 @@ from tests.e2e.receiving import Receiver
 from tests.support.journey import Json, User, sample_rows
 from tests.support.local_stack import eventually
 
-PATIENCE = 30.0  # seconds; the first attempt is made within one
+PATIENCE = 90.0  # seconds; the first attempt is made within one
 LONG = 5_000  # steps: far more than anyone here waits for
 
 T = TypeVar("T")

@@ -46,7 +46,7 @@ async def running(data: Path) -> AsyncIterator[Source]:
         await postgres.create_database(stack.dsn)
         yield stack
     finally:
-        await supervisor.stop_all(within_seconds=10)
+        await supervisor.stop_all(within_seconds=60)
 
 
 @asynccontextmanager
@@ -97,7 +97,7 @@ async def test_commits_go_on_while_objects_cannot_be_copied_and_changed_secrets_
         owner(stack) as connection,
     ):
         await eventually(complained, bool)
-        await connection.execute("CREATE TABLE committed ()", timeout=10)
+        await connection.execute("CREATE TABLE committed ()", timeout=60)
         changed = replace(stack.secrets, key_pepper="another")
         save(stack.data / "secrets.json", changed)
         await eventually(kept, lambda now: now == changed)

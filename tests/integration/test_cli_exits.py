@@ -121,7 +121,7 @@ async def test_ctrl_c_ends_a_command_without_a_traceback(tmp_path: Path) -> None
 
     async with failing_server(never) as silent:
         process = await Command(tmp_path, silent.url, "k").start("status", "j")
-        await asyncio.wait_for(asked.wait(), 30)
+        await asyncio.wait_for(asked.wait(), 120)
         process.send_signal(signal.SIGINT)
         out, err = await process.communicate()
 

@@ -33,7 +33,7 @@ async def target() -> AsyncIterator[Server]:
 
 async def lines_of(process: asyncio.subprocess.Process, count: int) -> list[str]:
     assert process.stdout is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         return [(await process.stdout.readline()).decode() for _ in range(count)]
 
 
@@ -88,7 +88,7 @@ async def test_only_what_was_asked_for_and_where_it_ended_is_said(
         lines = await lines_of(process, 2)
         said = await stopped(process)
         again = await command.start(*arguments, "--after", "8")
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while platform.asked[-1].headers.get("last-event-id") != "8":  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         await stopped(again)

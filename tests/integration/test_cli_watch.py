@@ -120,7 +120,7 @@ async def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(
         else:
             process = await cli.start("watch", JOB_ID)
             assert process.stdout is not None
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(180):
                 while b"step 20" not in await process.stdout.readline():
                     pass
             process.send_signal(signal.SIGINT)

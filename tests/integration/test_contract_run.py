@@ -107,7 +107,7 @@ def test_a_contraction_begun_anew_comes_to_the_same_result(
     wait_until((tmp_path / "state.json").exists)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGTERM)
-    process.join(timeout=30)
+    process.join(timeout=120)
     assert process.exitcode == 0
     assert status(tmp_path).outcome == "stopped"
     assert not (tmp_path / "result.json").exists()

@@ -224,9 +224,9 @@ async def test_two_replicas_never_try_one_letter_at_once(
         create_pool(fresh_database.dsn("scheduler"), size=2) as two,
     ):
         first = asyncio.create_task(DeadLetters(pool=one, handlers={REPORTS: slow}).retry())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await begun.wait()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await DeadLetters(pool=two, handlers={REPORTS: slow}).retry()
         may_end.set()
         await first

@@ -149,7 +149,7 @@ def test_sigterm_ends_a_run_with_a_checkpoint_to_go_on_from(
     wait_until(lambda: steps_done(tmp_path) >= 3)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGTERM)
-    process.join(timeout=30)
+    process.join(timeout=120)
     assert process.exitcode == 0
     assert status(tmp_path).outcome == "stopped"
     done = steps_done(tmp_path)

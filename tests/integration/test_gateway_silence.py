@@ -12,7 +12,7 @@ from deploy.local.program import free_port
 from services.gateway.http.protocol import http_protocol
 
 SILENCE = 0.2  # seconds; in service it is half a minute
-PATIENCE = 5.0
+PATIENCE = 60.0
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
 WHOLE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 

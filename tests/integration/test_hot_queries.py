@@ -38,7 +38,7 @@ FROM (SELECT n, gen_random_uuid() AS id FROM generate_series(1, $1::int) AS n) a
 
 @pytest.fixture
 async def admin(fresh_database: Database) -> AsyncIterator[Connection]:
-    connection = await connect(fresh_database.admin_dsn, command_timeout=60)
+    connection = await connect(fresh_database.admin_dsn, command_timeout=240)
     yield connection
     await connection.close()
 

@@ -75,7 +75,7 @@ async def test_processes_that_hear_nothing_are_killed_with_the_run(tmp_path: Pat
     assert (tmp_path / "out" / "rank-1").read_text() == "2 1", "of two, with its share of threads"
     training.kill()
     assert await training.ended() == -signal.SIGKILL
-    await eventually(lambda: not processes_of(tmp_path), seconds=5)
+    await eventually(lambda: not processes_of(tmp_path), seconds=60)
 
 
 async def test_a_run_ends_as_its_first_process_did_and_takes_the_others_along(
@@ -119,7 +119,7 @@ def test_no_process_survives_a_service_that_is_killed(tmp_path: Path) -> None:
     finally:
         service.kill()
         service.wait()
-    wait_until(lambda: not processes_of(tmp_path), seconds=5)
+    wait_until(lambda: not processes_of(tmp_path), seconds=60)
 
 
 async def test_what_is_one_processs_work_is_launched_as_such(tmp_path: Path) -> None:

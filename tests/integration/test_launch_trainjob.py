@@ -45,7 +45,7 @@ async def live(
     async with (
         recorded(story, folder / "credentials", **does) as (url, recording),
         aiohttp.ClientSession() as http,
-        asyncio.timeout(20),
+        asyncio.timeout(90),
     ):
         api = TrainJobApi(http, url, folder / "credentials")
         launcher = TrainJobLauncher(api, WHERE, poll_seconds=SOON)

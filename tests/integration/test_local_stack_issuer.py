@@ -17,7 +17,7 @@ from services.gateway.access.issuers import read_issuers
 from tests.integration.gateway_app import bearer, decoded, running_gateway
 from tests.support.stack import Database, Nats
 
-START_SECONDS = 20.0
+START_SECONDS = 90.0
 
 
 @asynccontextmanager
@@ -34,7 +34,7 @@ async def running(folder: Path, port: int) -> AsyncIterator[str]:
         )
         yield url
     finally:
-        await supervisor.stop_all(within_seconds=5)
+        await supervisor.stop_all(within_seconds=60)
 
 
 @pytest.fixture(scope="module")

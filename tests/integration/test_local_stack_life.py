@@ -12,6 +12,7 @@ from deploy.local.state import Credentials
 from tests.support.local_stack import PROCESSES, LocalStack
 
 SECOND_START_SECONDS = 10.0
+STOP_SECONDS = 10.0
 
 
 class Life:
@@ -22,7 +23,7 @@ class Life:
         stack.start()
         self.first_credentials: Credentials = stack.credentials
         self.first_pids = {name: stack.pid(name) for name in PROCESSES}
-        stack.stop()
+        stack.stop(within_seconds=STOP_SECONDS)
         self.left_running = [
             pid for pid in self.first_pids.values() if pid and psutil.pid_exists(pid)
         ]
@@ -39,7 +40,7 @@ def life() -> Iterator[Life]:
             stack.stop()
 
 
-@pytest.mark.alone  # here the stack is started
+@pytest.mark.alone  # here the stack is started and stopped
 def test_a_second_start_is_ready_in_ten_seconds(life: Life) -> None:
     assert life.second_start_seconds < SECOND_START_SECONDS
 

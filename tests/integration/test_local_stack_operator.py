@@ -22,7 +22,7 @@ async def operate(database: Database, *arguments: str) -> subprocess.CompletedPr
         env={"TUNEYARD_DATABASE_URL": database.admin_dsn, "TUNEYARD_KEY_PEPPER": PEPPER},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=240,
         check=False,
     )
 

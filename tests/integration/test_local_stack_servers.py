@@ -23,7 +23,7 @@ from deploy.local import s3 as s3_server
 from deploy.local.s3 import S3Settings
 from tests.support.stack import Database, Nats, Servers
 
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ async def test_a_service_answers_requests_and_consumes_its_stream(nats_server: N
         consumer = await billing.jetstream().pull_subscribe(
             "events.payment.reserved.v1.*", durable="billing-test", stream="EVENTS"
         )
-        [message] = await consumer.fetch(1, timeout=5)
+        [message] = await consumer.fetch(1, timeout=PATIENCE_SECONDS)
         await message.ack_sync()
 
         async def answer(question: Msg) -> None:

@@ -21,7 +21,7 @@ def up(*arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "deploy.server", "up", *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=240,
         check=False,
     )
 

@@ -37,7 +37,7 @@ from tests.support.stand_in_training import TOKENS_A_STEP
 from tests.support.webhook_room import ENDPOINT_SQL
 
 STEPS = 40
-LOOK = 15.0  # seconds; longer than from one look at the database to the next
+LOOK = 90.0  # seconds; longer than from one look at the database to the next
 JOB = {"job_type": "finetune"}
 EVENTS = 8  # of a job's way, from payment.reserved to payment.captured, without checkpoints
 NOTICES = 3  # a customer is told of: queued, started, completed

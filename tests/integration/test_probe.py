@@ -21,7 +21,7 @@ async def status(port: int, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             answer = await reader.read(64)
     except ConnectionResetError:
         answer = b""
@@ -79,7 +79,7 @@ async def test_the_relay_is_probed_too_and_leaves_when_it_is_told_to(
 
         await eventually(ready, lambda code: code == b"200")
         relay.terminate()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             # 0, and not the signal: in a container it would have been ignored.
             assert await relay.wait() == 0
     finally:

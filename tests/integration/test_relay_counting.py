@@ -15,7 +15,7 @@ from libs.eventlog.connection import Connection, connect
 from tests.support.jobs import NOON, first_append, submission
 from tests.support.stack import Database, Nats
 
-PATIENCE = 10.0  # seconds; connecting to what is not there would be tried for a minute
+PATIENCE = 40.0  # seconds; connecting to what is not there would be tried for a minute
 
 # An event that no service of ours writes, of a kind that the relay counts the money of.
 STRANGE_SQL = """

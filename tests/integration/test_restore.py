@@ -114,7 +114,7 @@ def test_every_acknowledged_submission_is_there_and_the_platform_goes_on(
         assert_paid_once(user, job_id)
     assert asyncio.run(published_again_and_verified(again)) > len(known.jobs)
     eventually(
-        lambda: asyncio.run(found(again)), lambda now: now.outbox == 0, 30, "an empty outbox"
+        lambda: asyncio.run(found(again)), lambda now: now.outbox == 0, 90, "an empty outbox"
     )
 
     # Published again, all of it has had no effect for a second time.

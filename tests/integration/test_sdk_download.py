@@ -283,7 +283,7 @@ async def test_files_are_fetched_at_once(house: Any) -> None:
     together = asyncio.Barrier(len(FILES) - 1)
 
     async def serve(asked: Asked, content: bytes) -> Answer:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             await together.wait()
         return ranged(asked, content)
 
@@ -303,7 +303,7 @@ async def test_one_that_fails_ends_the_others(house: Any) -> None:
         rest = len(whole.body) - 1
         return Answer(whole.head, whole.headers, whole.body[:1], rest, "close")
 
-    async with house(serve) as one, asyncio.timeout(60):
+    async with house(serve) as one, asyncio.timeout(120):
         with pytest.raises(APIError, match="400"):
             await one.download()
 

@@ -45,7 +45,7 @@ async def test_a_job_is_followed_to_its_end_and_once_more_from_its_middle(
     account_id, key = account
     job = await submitted_job(gateway.admin, account_id)
     whole = []
-    async with AsyncTuneyard(api_key=key, base_url=gateway.url) as client, asyncio.timeout(60):
+    async with AsyncTuneyard(api_key=key, base_url=gateway.url) as client, asyncio.timeout(180):
         async with aclosing(client.jobs.stream(job_id=str(job))) as events:
             async for event in events:
                 whole.append(event)

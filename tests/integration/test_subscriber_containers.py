@@ -52,7 +52,7 @@ async def test_the_server_takes_up_whom_the_file_names_and_disturbs_nobody(
             await jetstream.publish(
                 event_subject(sent.type, sent.job_id), msgspec.json.encode(sent)
             )
-            async with asyncio.timeout(20), Subscriber(url) as events:
+            async with asyncio.timeout(90), Subscriber(url) as events:
                 assert (await anext(events)).envelope == sent
             assert operator.connection.is_connected
             assert operator.refusals == []

@@ -57,12 +57,12 @@ def event(job: UUID | None = None) -> Envelope:
 
 
 async def read_nothing(url: str) -> None:
-    async with asyncio.timeout(30), Subscriber(url):
+    async with asyncio.timeout(90), Subscriber(url):
         pass
 
 
 async def read_on(events: Subscriber) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         async for received in events:
             await received.ack()
 
@@ -131,7 +131,7 @@ async def test_its_questions_are_answered_to_nobody_on_the_platform(stack: House
             )
         await carl.connection.flush()
         jetstream = client.jetstream()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(90):
             while (await jetstream.consumer_info("EVENTS", "sub-carl")).num_ack_pending == 0:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
     await client.flush()

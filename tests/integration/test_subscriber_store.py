@@ -10,8 +10,8 @@ from deploy.local import nats as server
 from deploy.local.program import Program, free_port, wait_until
 from deploy.local.supervisor import Supervisor
 
-START_SECONDS = 30.0
-STOP_SECONDS = 5.0
+START_SECONDS = 90.0
+STOP_SECONDS = 60.0
 
 
 async def started(supervisor: Supervisor, program: Program, url: str) -> nats.NATS:

@@ -155,7 +155,7 @@ def test_sigterm_ends_a_run_with_a_checkpoint_that_knows_what_has_grown(
     wait_until(lambda: steps_done(tmp_path) >= 2)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGTERM)
-    process.join(timeout=30)
+    process.join(timeout=120)
     assert process.exitcode == 0
     assert status(tmp_path).outcome == "stopped"
     assert status(tmp_path).tokens_processed > 0

@@ -157,7 +157,7 @@ async def test_a_contraction_that_is_cancelled_stops(
     )
     await platform.until(cancelled, "Started")
     platform.verdicts[cancelled.job_id] = "cancel"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(90):
         report = (await platform.until(cancelled, "Stopped"))[-1]
     assert isinstance(report, Stopped)
     assert report.tokens_processed < long.contract.planned_tokens

@@ -137,6 +137,7 @@ async def test_the_archive_has_the_model_and_the_result(
         ]
 
 
+@pytest.mark.alone  # here seconds are counted
 async def test_a_cancellation_reaches_training_within_five_seconds(
     platform: ScriptedPlatform, trainer: Trainer
 ) -> None:
@@ -167,7 +168,7 @@ async def test_a_lost_lease_ends_training_and_reports_nothing(
     lease = await platform.offer("slow", steps=10_000, checkpoint_every=10_000)
     await platform.until(lease, "Started")
     platform.verdicts[lease.job_id] = "lost"
-    await eventually(lambda: not trainer.training_pids(), seconds=5)
+    await eventually(lambda: not trainer.training_pids())
     # The trainer goes on with other work.
     await platform.until(await platform.offer("finish"), "Finished")
     assert await platform.kinds(lease) == ["Started"]
@@ -183,7 +184,7 @@ async def test_checkpoints_are_stored_and_another_attempt_resumes_from_one(
     assert checkpoint.tokens_processed == checkpoint.step * TOKENS_A_STEP
     assert await platform.store.sha256(checkpoint.key) == checkpoint.sha256
     platform.verdicts[lease.job_id] = "lost"
-    await eventually(lambda: not trainer.training_pids(), seconds=5)
+    await eventually(lambda: not trainer.training_pids())
 
     again = await platform.offer(
         "finish", steps=checkpoint.step + 3, checkpoint=checkpoint, epoch=2
@@ -306,13 +307,13 @@ async def test_training_dies_with_a_service_that_is_killed(
     await platform.until(lease, "Started")
     (pid,) = trainer.training_pids()
     trainer.process.kill()
-    await eventually(lambda: not psutil.pid_exists(pid), seconds=5)
+    await eventually(lambda: not psutil.pid_exists(pid))
     # What it left on the disk is swept by its successor.
     assert list(trainer.work.glob("attempts/*/*/dataset.jsonl"))
     trainer.start_if_gone()
     other = await platform.offer("finish")
     await platform.until(other, "Finished")
-    await eventually(lambda: not list(trainer.work.glob("attempts/*")), seconds=2)
+    await eventually(lambda: not list(trainer.work.glob("attempts/*")))
 
 
 async def test_an_attempt_survives_the_death_of_nats_and_of_the_object_store(

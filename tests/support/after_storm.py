@@ -21,7 +21,7 @@ from tests.support.ledger_checks import WRONG_SQL
 from tests.support.local_stack import LocalStack
 from tests.support.storm import Storm, about
 
-SETTLE_SECONDS = 90.0  # what a killed process had in hand comes again after ten, perhaps twice
+SETTLE_SECONDS = 180.0  # what a killed process had in hand comes again after ten, perhaps twice
 ONCE = (
     *("job.submitted", "payment.reserved", "job.trained", "artifact.published"),
     *("job.completed", "payment.captured"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SECONDS = 60.0  # for one command, on a busy machine
+SECONDS = 240.0  # for one command, on a busy machine
 OURS = ("TUNEYARD_API_KEY", "TUNEYARD_BASE_URL", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
 COMMAND = (sys.executable, "-m", "tuneyard")
 

@@ -20,7 +20,7 @@ WORKS_TOO = "5555555555554444"
 DECLINED_AT_CHARGE = "4000000000000341"
 DECLINED_ALWAYS = "4000000000000002"
 
-SETTLE_SECONDS = 30.0  # from a payment on a page to what follows from it, on a busy machine
+SETTLE_SECONDS = 90.0  # from a payment on a page to what follows from it, on a busy machine
 LEDGER_PAGE = 3  # small, so that a short ledger has several pages
 
 
@@ -52,7 +52,7 @@ class Customer:
         self.account_id = str(account_id)
         self.stack = stack
         self.user = User(stack, key)
-        self._browser = httpx.Client(timeout=30, follow_redirects=True)
+        self._browser = httpx.Client(timeout=60, follow_redirects=True)
 
     def close(self) -> None:
         self.control("POST", "events")  # once, as they come
@@ -163,5 +163,6 @@ class Customer:
             f"{payments.url(ports.sandbox)}/control/{path}",
             json=body,
             headers={"Authorization": f"Bearer {known.sandbox_control_token}"},
+            timeout=60,
         )
         return answer.raise_for_status().json()

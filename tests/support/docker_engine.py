@@ -21,7 +21,7 @@ from deploy.local import postgres
 from deploy.local.program import Program, wheel_executable
 from deploy.local.supervisor import Supervisor
 
-SECONDS = 10.0  # for a process to end that was killed
+SECONDS = 60.0  # for a process to end that was killed
 
 
 def postgres_program(

@@ -11,7 +11,7 @@ from tests.support.failpoint_rooms import Case, Found, Place, Room, found, room_
 from tests.support.failpoint_verbs import Verb
 from tests.support.failpoints import BROKE, DIED, LIVED, Arm, run_apart
 
-FAREWELL_SECONDS = 10.0
+FAREWELL_SECONDS = 90.0
 MORTAL = "mortal"
 ALIVE_SQL = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1"
 MOST_POINTS = 2_000  # a verb that never ends would otherwise be killed for ever

@@ -10,7 +10,7 @@ from tests.support.journey import SETTLE_SECONDS, User, run_form, sample_rows
 from tests.support.local_stack import eventually
 
 ROWS = 10
-TRIES = 20  # a 409 says "in progress": it is sent again until it is the run
+TRIES = 300  # a 409 says "in progress": it is sent again until it is the run
 RETRY_PAUSE = 0.2
 
 

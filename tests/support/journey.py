@@ -15,8 +15,8 @@ SAMPLE = ROOT / "deploy/local/samples/training_data.jsonl"
 HELD_OUT = ROOT / "deploy/local/samples/heldout.jsonl"
 ENDED = ("completed", "failed", "cancelled")
 RUN_SECONDS = 240.0  # for the longest job of a test, on a busy machine
-SETTLE_SECONDS = 30.0
-RETRY_SECONDS = 45.0  # how long a question may go unanswered while a process is replaced
+SETTLE_SECONDS = 90.0
+RETRY_SECONDS = 120.0  # how long a question may go unanswered while a process is replaced
 RETRY_PAUSE = 0.1
 
 Json = dict[str, Any]
@@ -44,7 +44,7 @@ class User:
     def __init__(self, stack: LocalStack, api_key: str | None = None) -> None:
         key = api_key or stack.credentials.api_key
         self.headers = {"Authorization": f"Bearer {key}"}
-        self.api = httpx.Client(base_url=stack.base_url, headers=self.headers, timeout=30)
+        self.api = httpx.Client(base_url=stack.base_url, headers=self.headers, timeout=60)
 
     def get(self, path: str, **query: int) -> Any:
         """The decoded answer to a question that must succeed in the end."""

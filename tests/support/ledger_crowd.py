@@ -23,7 +23,7 @@ from tests.support.ledger_jobs import COMPLETED, FAILED, Message, deliver
 from tests.support.scripted_provider import ScriptedProvider
 from tests.support.stack import Database
 
-SECONDS = 60.0  # a crowd that blocks itself never ends
+SECONDS = 240.0  # a crowd that blocks itself never ends
 STATISTICS_SECONDS = 0.2  # a session that has ended has told what it counted
 DEADLOCKS_SQL = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
 POOL = 12  # as the service has

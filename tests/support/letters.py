@@ -18,7 +18,7 @@ from libs.jobstate.state import fold, job_stream, row_of
 from tests.support.jobs import NOON, first_append, next_append, submission
 from tests.support.stack import Database
 
-COMMAND_SECONDS = 60.0
+COMMAND_SECONDS = 240.0
 REPORTS = "scheduler-reports"
 
 

@@ -40,7 +40,7 @@ def rendered(folder: str) -> tuple[Manifest, ...]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=240,
     )
     return tuple(yaml.load_all(done.stdout, yaml.CSafeLoader))
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 from services.webhooks.__main__ import main
 
 TOLERANCE = timedelta(minutes=5)  # the reference library's
-SEEN_WITHIN = 5.0  # seconds; a request may have been on its way
+SEEN_WITHIN = 30.0  # seconds; a request may have been on its way
 LOOK_EVERY = 0.05  # seconds; a request asks for the time several times
 
 

@@ -14,7 +14,7 @@ from deploy.local.program import free_port, wheel_executable
 
 CONFIGURATION = NATS_USERS.parent
 PASSWORDS = {user: f"s{user}" for user in nats.PERMISSIONS}
-STOP_SECONDS = 10.0
+STOP_SECONDS = 60.0
 
 
 class Node(Struct, frozen=True, kw_only=True):

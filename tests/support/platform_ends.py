@@ -37,9 +37,9 @@ from libs.jobstate.state import ENDED, JobState, decode_state
 from tests.support.jobs import finished_result, first_append, submission
 
 SERVICES = ("billing", "scheduler", "artifact", "webhooks", "telemetry", "relay")
-START_SECONDS = 30.0
-STOP_SECONDS = 5.0
-PATIENCE = 15.0  # seconds for anything that happens by itself
+START_SECONDS = 90.0
+STOP_SECONDS = 60.0
+PATIENCE = 90.0  # seconds for anything that happens by itself
 POLL = 0.05
 PRICE = 300  # of a run with a small data set
 

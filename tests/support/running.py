@@ -11,13 +11,17 @@ from deploy.local.program import clean_environment
 from libs.bus.rpc import ask
 from libs.contracts.rpc import Ping, ping_of
 
-START_SECONDS = 20.0
-STOP_SECONDS = 5.0
+START_SECONDS = 90.0
+STOP_SECONDS = 60.0
 
 
 @asynccontextmanager
 async def running(
-    service: str, settings: Mapping[str, str], broker: NatsBroker
+    service: str,
+    settings: Mapping[str, str],
+    broker: NatsBroker,
+    *,
+    leaves_within: float = STOP_SECONDS,
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """``settings`` are field names of the service's settings. Yields once it answers a ping.
 
@@ -33,7 +37,7 @@ async def running(
         yield process
         if process.returncode is None:
             process.terminate()
-            async with asyncio.timeout(STOP_SECONDS):
+            async with asyncio.timeout(leaves_within):
                 assert await process.wait() == 0
     finally:
         if process.returncode is None:

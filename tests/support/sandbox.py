@@ -16,9 +16,9 @@ from deploy.local.program import clean_environment, free_port
 API_KEY = "sk_test_sandbox"
 WEBHOOK_SECRET = "whsec_sandbox"
 CONTROL_TOKEN = "control-sandbox"
-START_SECONDS = 20.0
-QUIET_SECONDS = 20.0
-ASK_SECONDS = 20.0
+START_SECONDS = 90.0
+QUIET_SECONDS = 90.0
+ASK_SECONDS = 60.0
 POLL_SECONDS = 0.02
 
 

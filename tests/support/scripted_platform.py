@@ -19,6 +19,7 @@ from faststream.nats import NatsBroker
 from nats.js import JetStreamContext
 
 from libs.bus.rpc import answer
+from libs.bus.streams import reports_of
 from libs.contracts import artifact_rpc, scheduler_rpc
 from libs.contracts.base import DatasetRef, ModelRef, ModelSource
 from libs.contracts.scheduler import Checkpoint
@@ -28,7 +29,7 @@ from libs.objectstore import ObjectStore
 from libs.observability.trace import new_traceparent
 
 LINK = timedelta(minutes=5)
-DEADLINE = 60.0  # seconds until a test gives up waiting; generous, for a busy machine
+DEADLINE = 120.0  # seconds until a test gives up waiting; generous, for a busy machine
 
 Verdict = Literal["continue", "cancel", "lost"]
 
@@ -102,7 +103,8 @@ class ScriptedPlatform:
     async def reports(self, lease: scheduler_rpc.LeaseGranted) -> list[AnyReport]:
         """What stands in the stream about the job, oldest first."""
         decode = msgspec.json.Decoder(AnyReport).decode
-        found = [decode(data) for data in await self._stored("REPORTS", f".{lease.job_id}")]
+        stored = await self._stored("REPORTS", reports_of(lease.job_id))
+        found = [decode(data) for data in stored]
         return [report for report in found if report.epoch == lease.epoch]
 
     async def kinds(self, lease: scheduler_rpc.LeaseGranted) -> list[str]:
@@ -128,17 +130,15 @@ class ScriptedPlatform:
                         return reports
                 await asyncio.sleep(0.02)
 
-    async def _stored(self, stream: str, subject_end: str) -> list[bytes]:
-        state = (await self._jetstream.stream_info(stream)).state
-        found = []
-        for seq in range(state.first_seq, state.last_seq + 1):
+    async def _stored(self, stream: str, subject: str) -> list[bytes]:
+        found, seq = [], 1
+        while True:
             try:
-                message = await self._jetstream.get_msg(stream, seq)
+                message = await self._jetstream.get_msg(stream, seq, subject, next=True)
             except nats.js.errors.NotFoundError:
-                continue
-            if message.subject and message.subject.endswith(subject_end):
-                found.append(message.data or b"")
-        return found
+                return found
+            found.append(message.data or b"")
+            seq = (message.seq or 0) + 1
 
     async def _lease(
         self, request: scheduler_rpc.LeaseRequest

@@ -19,7 +19,7 @@ from libs.eventlog.migrations import ROLES, migrate
 from tests.support.containers import Containers
 
 START_SECONDS = 60.0
-STOP_SECONDS = 10.0
+STOP_SECONDS = 60.0
 
 
 class Database(Struct, frozen=True, kw_only=True):

@@ -24,8 +24,8 @@ from libs.bus.broker import inbox_prefix, make_broker, user_of
 from libs.bus.streams import declare_streams, event_subject
 from libs.contracts.base import Envelope
 
-COMMAND_SECONDS = 60.0
-STOP_SECONDS = 5.0
+COMMAND_SECONDS = 240.0
+STOP_SECONDS = 60.0
 
 
 class House(Struct, kw_only=True):

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 import pyte
 
 COLUMNS, LINES = 110, 36
-SECONDS = 30.0  # until a test gives up on what it waits for
+SECONDS = 120.0  # until a test gives up on what it waits for
 
 
 class Terminal:
@@ -24,7 +24,7 @@ class Terminal:
         self._fd = fd
         self._screen = pyte.Screen(COLUMNS, LINES)
         self._stream = pyte.ByteStream(self._screen)
-        self._changed = asyncio.Event()
+        self._changed, self._closed = asyncio.Event(), asyncio.Event()
         asyncio.get_running_loop().add_reader(fd, self._read)
 
     def _read(self) -> None:
@@ -34,6 +34,7 @@ class Terminal:
             came = b""
         if not came:
             asyncio.get_running_loop().remove_reader(self._fd)
+            self._closed.set()
         self.written += came
         self._stream.feed(came)
         self._changed.set()
@@ -62,7 +63,7 @@ class Terminal:
         """What it ended with, when all that it wrote was read."""
         async with asyncio.timeout(SECONDS):
             code = await self.process.wait()
-            await asyncio.sleep(0.1)  # what is still in the terminal's buffer
+            await self._closed.wait()  # behind what was still in the terminal's buffer
         return code
 
     def clears(self) -> int:

@@ -174,8 +174,8 @@ def _train_until(job: TrainSpec, step: int) -> None:
 
 
 def ended(process: ForkServerProcess) -> int:
-    process.join(timeout=120)
-    assert process.exitcode is not None, "the run takes longer than two minutes"
+    process.join(timeout=300)
+    assert process.exitcode is not None, "the run takes longer than five minutes"
     return process.exitcode
 
 
@@ -184,7 +184,7 @@ def failed(job: TrainSpec) -> RunStatus:
     return status(Path(job.out_dir))
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "what was waited for has not happened"

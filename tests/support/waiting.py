@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-PATIENCE = 20.0  # seconds; the messages of a killed process are redelivered after 10
+PATIENCE = 90.0  # seconds; the messages of a killed process are redelivered after 10
 
 T = TypeVar("T")
 

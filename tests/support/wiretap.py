@@ -22,7 +22,7 @@ class Wiretap:
 
     async def heard(self) -> list[tuple[str, str]]:
         """Subject and text of what was asked since the last call."""
-        await self._gateway.parts.broker.ping(timeout=5)  # whatever it has sent is with the server
+        await self._gateway.parts.broker.ping(timeout=30)  # whatever it has sent is with the server
         await self._client.flush()
         heard, self._heard = self._heard, []
         return heard

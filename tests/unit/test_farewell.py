@@ -5,7 +5,7 @@ import sys
 
 from deploy.local.program import clean_environment
 
-END_SECONDS = 30  # for Python itself to end on a busy machine
+END_SECONDS = 120  # for Python itself to end on a busy machine
 
 # Python's end calls the last one first: it waits for the other to begin, for less than the process
 # waits for either.

@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 from services.scheduler.idle import Idle, InOrder
 
-SECONDS = 5.0  # nobody waits so long unless something is wrong
+SECONDS = 60.0  # nobody waits so long unless something is wrong
 
 
 async def test_each_job_wakes_the_one_who_has_waited_longest() -> None:

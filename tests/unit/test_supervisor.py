@@ -23,19 +23,19 @@ from deploy.local.supervisor import (
     end_stale,
 )
 
-PATIENCE_SECONDS = 10.0
-SLEEP = (sys.executable, "-c", "import time; time.sleep(60)")
+PATIENCE_SECONDS = 60.0
+SLEEP = (sys.executable, "-c", "import time; time.sleep(600)")
 STUBBORN = (
     sys.executable,
     "-c",
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-    "print('deaf', flush=True); time.sleep(60)",
+    "print('deaf', flush=True); time.sleep(600)",
 )
 WITH_A_CHILD = (
     sys.executable,
     "-c",
-    "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True)\n"
-    "time.sleep(60)",
+    "import subprocess, time; print(subprocess.Popen(['sleep', '600']).pid, flush=True)\n"
+    "time.sleep(600)",
 )
 SUPERVISING = """
 import asyncio, sys
@@ -44,8 +44,8 @@ from deploy.local.program import Program
 from deploy.local.supervisor import Supervisor
 
 async def main():
-    await Supervisor(Path(sys.argv[1]), print).start(Program(name="it", argv=("sleep", "60")))
-    await asyncio.sleep(60)
+    await Supervisor(Path(sys.argv[1]), print).start(Program(name="it", argv=("sleep", "600")))
+    await asyncio.sleep(600)
 
 asyncio.run(main())
 """
@@ -124,7 +124,7 @@ async def test_a_program_that_ignores_the_request_to_end_is_killed_when_time_is_
     began = time.monotonic()
     await supervisor.stop_all(within_seconds=0.5)
 
-    assert 0.5 <= time.monotonic() - began < 2
+    assert 0.5 <= time.monotonic() - began < PATIENCE_SECONDS  # and not until it ends by itself
     assert not alive(pid)
 
 
@@ -135,7 +135,7 @@ async def test_stopping_leaves_no_process_and_no_pid_file(
         await supervisor.start(Program(name=name, argv=SLEEP))
     pids = [pid_in(supervisor.pid_file(name)) for name in ("one", "two")]
 
-    await supervisor.stop_all(within_seconds=5)
+    await supervisor.stop_all(within_seconds=PATIENCE_SECONDS)
 
     assert not any(alive(pid) for pid in pids)
     assert list((tmp_path / "run").iterdir()) == []
@@ -147,7 +147,7 @@ async def test_stopping_reaches_a_program_that_waits_to_be_started_again(
     await supervisor.start(Program(name="it", argv=("false",)))
     await eventually(lambda: bool(told))
 
-    await supervisor.stop_all(within_seconds=5)
+    await supervisor.stop_all(within_seconds=PATIENCE_SECONDS)
     await asyncio.sleep(2 * FIRST_DELAY_SECONDS)
 
     assert not supervisor.pid_file("it").exists()
@@ -158,14 +158,14 @@ async def test_a_program_is_asked_to_end_by_its_own_signal(supervisor: Superviso
     script = (
         "import signal, sys, time\n"
         "signal.signal(signal.SIGINT, lambda *_: sys.exit(print('interrupted')))\n"
-        "print('listens', flush=True); time.sleep(60)"
+        "print('listens', flush=True); time.sleep(600)"
     )
     await supervisor.start(
         Program(name="it", argv=(sys.executable, "-c", script), stop_signal=signal.SIGINT)
     )
     await eventually(lambda: "listens" in supervisor.log_file("it").read_text())
 
-    await supervisor.stop_all(within_seconds=5)
+    await supervisor.stop_all(within_seconds=PATIENCE_SECONDS)
 
     assert "interrupted" in supervisor.log_file("it").read_text()
 
@@ -266,7 +266,7 @@ async def test_what_an_earlier_supervisor_left_running_is_ended(
 async def test_a_stranger_whose_pid_stands_in_a_pid_file_is_left_alone(
     tmp_path: Path, outsider: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    stranger = outsider("sleep", "60")
+    stranger = outsider("sleep", "600")
     (tmp_path / "run").mkdir()
     pid_file = tmp_path / "run" / "gateway.pid"
     pid_file.write_text(f"{stranger.pid}\n")
