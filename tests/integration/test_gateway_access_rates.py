@@ -1,6 +1,7 @@
 """Rate limits over HTTP: on every answer to a known caller, per account, before a body is read."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ async def gateway(
 ) -> AsyncIterator[Gateway]:
     models: Path = tmp_path_factory.mktemp("models")
     async with running_gateway(database, nats_server, s3, models) as running:
+        running.clock.stopped_at = time.monotonic()  # no bucket fills while this machine is slow
         yield running
 
 
@@ -42,8 +44,7 @@ async def test_the_free_plan_allows_a_burst_and_then_ten_a_second(gateway: Gatew
 
     assert first.headers["ratelimit-policy"] == '"default";q=100;w=10'
     assert first.headers["ratelimit"] == '"default";r=99;t=1'
-    # As time passes, some more may be sent than the burst.
-    assert 1 <= len(refused) <= 41
+    assert len(refused) == 41
     assert {answer.status_code for answer in answers} == {200, 429}
     assert {answer.headers["retry-after"] for answer in refused} == {"1"}
 
@@ -58,7 +59,7 @@ async def test_whoever_asks_too_often_is_told_when_to_come_back_and_may_then(
     assert decoded(refused)["error"]["code"] == "rate_limited"
     assert refused.headers["ratelimit-policy"] == '"default";q=1;w=30'
     wait = int(refused.headers["retry-after"])
-    assert 20 < wait <= 30
+    assert wait == 30
     assert refused.headers["ratelimit"] == f'"default";r=0;t={wait}'
 
     gateway.clock.elapsed += wait - 10

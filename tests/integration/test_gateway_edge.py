@@ -15,6 +15,7 @@ from services.gateway.access.key_text import key_of
 from services.gateway.access.keys import CACHE_SECONDS
 from tests.integration.gateway_app import Gateway, bearer, decoded, running_gateway
 from tests.support.stack import Database, Nats
+from tests.support.waiting import eventually
 
 JSON = {"Content-Type": "application/json"}
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -80,7 +81,7 @@ async def test_a_revoked_key_is_refused_within_the_caches_second(gateway: Gatewa
     await gateway.admin.execute(
         "UPDATE gateway.api_key SET revoked_at = now() WHERE account_id = $1", account_id
     )
-    await asyncio.sleep(CACHE_SECONDS + 0.05)
+    gateway.clock.elapsed += CACHE_SECONDS
 
     assert (await gateway.client.get("/v1/jobs", headers=bearer(key))).status_code == 401
 
@@ -207,6 +208,7 @@ async def test_a_service_that_does_not_answer_is_a_503_that_says_when_to_come_ba
 
     gateway.answers["metrics"] = broken
     job_id = await _some_job(gateway)
+    asked = "GET /v1/jobs/{job_id}/metrics"
     spans: list[span] = []
     record(Recorder(spans.append, 1.0))
 
@@ -215,10 +217,14 @@ async def test_a_service_that_does_not_answer_is_a_503_that_says_when_to_come_ba
     assert answer.status_code == 503
     assert decoded(answer)["error"]["code"] == "service_unavailable"
     assert answer.headers["retry-after"] == "1"
-    await asyncio.sleep(0)  # the span of a request ends when its answer has been sent
+
+    async def failures() -> dict[str, str | None]:
+        return {one.name: one.failure for one in spans}
+
+    # The span of a request ends when its answer has been sent.
+    ended = await eventually(failures, lambda names: asked in names)
     record(None)
-    failures = {one.name: one.failure for one in spans}
-    assert failures["GET /v1/jobs/{job_id}/metrics"] == "Unanswered"
+    assert ended[asked] == "Unanswered"
 
 
 async def _some_job(gateway: Gateway) -> str:

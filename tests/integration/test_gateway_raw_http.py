@@ -1,6 +1,7 @@
 """What is hardly HTTP, over raw sockets: every answer is the envelope, and none is a 5xx."""
 
 import asyncio
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -14,10 +15,12 @@ from deploy.local.s3 import S3Settings
 from services.gateway.http.protocol import HEAD_LIMIT
 from tests.integration.gateway_app import Gateway, running_gateway
 from tests.support.stack import Database, Nats
+from tests.support.waiting import eventually
 
+GO_ON = b"HTTP/1.1 100 Continue\r\n\r\n"
 PIECES_APART = 0.05  # seconds, so that each arrives by itself
 MUCH = 64 * 1024 * 1024  # more than the sockets on the way hold
-SENDING = 10.0  # seconds at most
+SENDING = 60.0  # seconds at most
 SILENCE = 0.5  # seconds without a word, after which a connection is taken to stay open
 
 
@@ -46,13 +49,14 @@ class Answer(Struct, frozen=True):
         return code
 
 
-async def exchange(gateway: Gateway, *pieces: bytes) -> list[Answer]:
+async def exchange(gateway: Gateway, *pieces: bytes, in_turn: bool = False) -> list[Answer]:
     """Every answer on one connection, until the server closes it or has nothing more to say."""
-    return parsed(await conversation(gateway, *pieces))
+    return parsed(await conversation(gateway, *pieces, in_turn=in_turn))
 
 
-async def conversation(gateway: Gateway, *pieces: bytes) -> bytes:
-    """What the server says. It may hang up while pieces are still being sent."""
+async def conversation(gateway: Gateway, *pieces: bytes, in_turn: bool = False) -> bytes:
+    """What the server says. It may hang up while pieces are still being sent, and says something to
+    the first of them before the others are sent that come ``in_turn``."""
     at = urlsplit(gateway.url)
     reader, writer = await asyncio.open_connection(at.hostname, at.port)
     received = bytearray()
@@ -62,16 +66,28 @@ async def conversation(gateway: Gateway, *pieces: bytes) -> bytes:
             while piece := await reader.read(65536):
                 received.extend(piece)
 
+    async def answered() -> bool:
+        return listening.done() or is_whole(bytes(received), body=pieces[0][:4] != b"HEAD")
+
     listening = asyncio.create_task(listen())
     with suppress(ConnectionError):
         for piece in pieces:
             writer.write(piece.replace(b"KEY", gateway.key.encode()))
             await writer.drain()
-            await asyncio.sleep(PIECES_APART)
-    await asyncio.wait([listening], timeout=SILENCE)
+            await (eventually(answered, bool) if in_turn else asyncio.sleep(PIECES_APART))
+    await eventually(answered, bool)
+    closes = b"connection: close" in received
+    await asyncio.wait([listening], timeout=SENDING if closes else SILENCE)
     listening.cancel()
     writer.close()
     return bytes(received)
+
+
+def is_whole(received: bytes, *, body: bool) -> bool:
+    """Whether an answer has come that is not only a word between."""
+    head, ended, rest = received.removeprefix(GO_ON).partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head) if body else None
+    return bool(ended) and len(rest) >= (int(length[1]) if length else 0)
 
 
 def parsed(received: bytes) -> list[Answer]:
@@ -165,7 +181,7 @@ async def test_headers_below_the_limit_are_read(gateway: Gateway) -> None:
 async def test_a_fault_in_the_next_request_is_told_after_the_answer_to_this(
     gateway: Gateway,
 ) -> None:
-    first, second = await exchange(gateway, GET + b"\r\n", b"nonsense\r\n\r\n")
+    first, second = await exchange(gateway, GET + b"\r\n", b"nonsense\r\n\r\n", in_turn=True)
     assert (first.status, second.status, second.code) == (200, 400, "malformed_request")
 
 
@@ -184,7 +200,7 @@ async def test_an_answer_that_was_given_is_not_followed_by_one_to_its_broken_bod
     gateway: Gateway,
 ) -> None:
     strange = CHUNKED.replace(b"KEY", b"nobody")
-    (answer,) = await exchange(gateway, strange, b"nonsense\r\n")
+    (answer,) = await exchange(gateway, strange, b"nonsense\r\n", in_turn=True)
     assert (answer.status, answer.code) == (401, "invalid_api_key")
 
 

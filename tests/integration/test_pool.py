@@ -58,7 +58,7 @@ async def test_connections_that_the_server_closed_are_opened_again(
     await asyncio.gather(*(pool.fetchval("SELECT pg_sleep(0.01)") for _ in range(2)))
     admin = await asyncpg.connect(database.admin_dsn)
     await admin.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     await admin.close()

@@ -24,7 +24,8 @@ def new_key() -> Key:
 
 
 class ScriptedIssuer:
-    """``keys`` are published by their ids. ``fetched`` counts answers, also of a broken issuer."""
+    """``keys`` are published by their ids. ``fetched`` counts questions, also to a broken issuer,
+    which is answered while ``answers`` is set."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -32,11 +33,14 @@ class ScriptedIssuer:
         self.keys: dict[str, Key] = {"first": new_key()}
         self.fetched = 0
         self.delay = 0.0
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.broken: web.Response | None = None
 
     async def jwks(self, _: web.Request) -> web.Response:
         self.fetched += 1
         await asyncio.sleep(self.delay)
+        await self.answers.wait()
         if self.broken is not None:
             return web.Response(
                 status=self.broken.status, body=self.broken.body, headers=self.broken.headers
