@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Generator
 from fcntl import LOCK_EX, LOCK_SH, LOCK_UN, flock
@@ -17,6 +18,11 @@ from tests.support.stack import Database, Nats, Postgres, Servers, chosen
 # Threads that wait for each other would hold a core that another process of the run needs. It is
 # read when torch is loaded, here and in every process that a test starts.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# A shell has what it runs in the background ignore Ctrl-C, and whatever that starts as well: a test
+# that ends a command by it would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TOGETHER = "tests/conformance/"
 """A folder that one process takes as a whole: its jobs are trained once for all of it."""

@@ -50,6 +50,9 @@ class Platform(Struct, frozen=True, kw_only=True):
         while (job := self.job(job_id))["status"] not in ENDED or job["charge_cents"] is None:
             assert time.monotonic() < until, f"no end: {job}"
             time.sleep(POLL)
+        # All that its trainer said is stored: then its stream ends.
+        with self.api.stream("GET", f"/v1/jobs/{job_id}/stream", timeout=END_SECONDS) as stream:
+            assert "event: done" in list(stream.iter_lines())
         return job
 
     def completed(self, job_id: str) -> dict[str, Any]:

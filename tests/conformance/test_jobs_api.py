@@ -24,7 +24,7 @@ from tests.conformance.shapes import (
     one_of,
     refused,
 )
-from tests.support.local_stack import LocalStack
+from tests.support.local_stack import LocalStack, eventually
 
 MODELS = {
     "data": [{"id": UUID_TEXT, "name": TEXT, "available": BOOL}],
@@ -213,8 +213,12 @@ def test_the_account_says_how_it_stands(platform: Platform) -> None:
 def test_the_summary_counts_what_a_completed_job_cost(
     platform: Platform, completed: dict[str, Any]
 ) -> None:
-    summary = expect(platform.api.get("/v1/billing/summary"), 200, SUMMARY)
-    assert summary["lifetime_spend_cents"] >= completed["charge_cents"] > 0
+    eventually(
+        lambda: expect(platform.api.get("/v1/billing/summary"), 200, SUMMARY),
+        lambda summary: summary["lifetime_spend_cents"] >= completed["charge_cents"] > 0,
+        TIMEOUT,
+        f"{completed['charge_cents']} cents spent",
+    )
 
 
 def test_liveness_needs_no_key(platform: Platform) -> None:

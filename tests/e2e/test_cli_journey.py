@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.support.failing_http import failing_server, says
 from tests.support.journey import SAMPLE
 from tests.support.local_stack import LocalStack, local_stack
 from tests.support.terminal import Terminal, terminal
+from tests.support.waiting import eventually
 from tuneyard import webhooks
 from tuneyard.cli.entry import parser
 
@@ -184,7 +186,8 @@ async def test_a_jobs_webhooks_come_to_a_server_on_this_machine(
             told = [(await process.stdout.readline()).decode().split() for _ in range(3)]
         await submitted
         process.send_signal(signal.SIGINT)
-        await process.communicate()
+        async with asyncio.timeout(SECONDS):
+            await process.communicate()
 
     events = [webhooks.unwrap(each.body, each.headers, secret) for each in target.asked]
     assert [each[1] for each in told] == [event.type for event in events]
@@ -281,13 +284,23 @@ GETS = {
 
 async def test_the_json_is_the_very_answer_of_the_api(stack: LocalStack, story: Story) -> None:
     headers = {"Authorization": f"Bearer {story.command.key}"}
-    async with httpx.AsyncClient(base_url=stack.base_url, headers=headers) as api:
-        for said, path in GETS.items():
-            arguments = said.replace("JOB", story.job_id).split()
-            done: Done = await story.command(*arguments, "--json")
-            answer = (await api.get(path.replace("JOB", story.job_id))).json()
+    async with httpx.AsyncClient(base_url=stack.base_url, headers=headers, timeout=60) as api:
+
+        async def three(said: str, path: str) -> list[Any]:
+            """The API's answer, the command's, and the API's again: something may happen between
+            any two of them."""
+            before = await api.get(path)
+            done: Done = await story.command(*said.split(), "--json")
+            after = await api.get(path)
             # A key's last use is the asking itself.
-            assert forgetting(done.json) == forgetting(answer), said
+            return [forgetting(each) for each in (before.json(), done.json, after.json())]
+
+        for line in GETS.items():
+            said, path = (each.replace("JOB", story.job_id) for each in line)
+            before, printed, _ = await eventually(
+                partial(three, said, path), lambda found: found[0] == found[2]
+            )
+            assert printed == before, said
 
 
 def forgetting(value: Any) -> Any:

@@ -12,6 +12,7 @@ CANCEL_SECONDS = 5.0  # the bar: a cancellation reaches a running trainer within
 LONG = 2_000  # rows: far more training than anyone here waits for
 
 
+@pytest.mark.alone  # here seconds are counted
 def test_cancelling_a_running_run_stops_it_in_time_and_costs_its_share(user: User) -> None:
     before = user.balance()
     created = user.submit_run(sample_rows(LONG))
@@ -37,6 +38,7 @@ def test_cancelling_a_running_run_stops_it_in_time_and_costs_its_share(user: Use
 def test_cancelling_a_queued_run_costs_nothing(user: User) -> None:
     before = user.balance()
     ahead = user.submit_run(sample_rows(LONG))["run_id"]
+    user.until_running(ahead)  # of two in the queue, either may be the first to leave it
     waiting = user.submit_run(sample_rows(LONG))["run_id"]
     assert user.balance() < before
     assert user.cancel(waiting)["status"] == "cancelled"

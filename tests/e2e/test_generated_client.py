@@ -84,6 +84,7 @@ class Api:
     """The generated client in use: ``api.get_job(job_id)`` is what the answer was parsed into."""
 
     def __init__(self, generated: dict[str, ModuleType], user: User) -> None:
+        self._user = user
         self._generated = generated
         self._client = generated["client"].AuthenticatedClient(
             base_url=str(user.api.base_url),
@@ -107,11 +108,12 @@ class Api:
         return call
 
     def ended(self, job_id: Any) -> Any:
-        """The job once it has ended, asked for as seldom as a polite client does."""
+        """The job once it has ended and all is told of it. A polite client asks seldom."""
         end = time.monotonic() + RUN_SECONDS
         while (job := self.get_job(job_id)).status not in ENDED:
             assert time.monotonic() < end, job
             time.sleep(POLL)
+        self._user.until_told(str(job_id))
         return job
 
 

@@ -54,6 +54,7 @@ def journey(stack: LocalStack) -> Journey:
     early = user.api.post(f"/api/v1/runs/{created['run_id']}/artifacts/download")
     assert (early.status_code, early.json()["error"]["code"]) == (404, "not_found")
     job = user.until_completed(created["run_id"])
+    user.until_told(created["run_id"])
     run = user.get(f"/api/v1/runs/{created['run_id']}")["run"]
     return Journey(user=user, created=created, run=run, job=job)
 

@@ -117,6 +117,10 @@ def a_job_is_done_on_a_card_that_then_declines(
     customer.use_card(customer.card_page(), DECLINED_AT_CHARGE)
     customer.until_me("with a card", has_card=True)
 
+    trainer, billing = stack.pid("trainer-0"), stack.pid("billing")
+    assert trainer is not None
+    assert billing is not None
+    os.kill(trainer, signal.SIGSTOP)  # until billing hears nothing of the end
     accepted = customer.send_job(dataset_id, steps=STEPS, priority=True)
     assert accepted.status_code == 201, accepted.text
     job_id = accepted.json()["id"]
@@ -124,9 +128,8 @@ def a_job_is_done_on_a_card_that_then_declines(
     assert user.balance() == before
     assert customer.summary()["reserved_cents"] == 0
 
-    billing = stack.pid("billing")
-    assert billing is not None
     os.kill(billing, signal.SIGSTOP)  # it hears of the end, and dies before it does anything
+    os.kill(trainer, signal.SIGCONT)
     ended = eventually(
         lambda: user.job(job_id), lambda job: job["status"] in ENDED, RUN_SECONDS, "an end"
     )

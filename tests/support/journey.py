@@ -115,6 +115,17 @@ class User:
             f"step {step} of {job_id}",
         )
 
+    def until_running(self, job_id: str) -> None:
+        eventually(
+            lambda: self.job(job_id), lambda job: job["status"] == "running", RUN_SECONDS, "a start"
+        )
+
+    def until_told(self, job_id: str) -> None:
+        """Wait until all that the job's trainer said is stored: then its stream ends."""
+        path = f"/v1/jobs/{job_id}/stream"
+        with self.api.stream("GET", path, timeout=RUN_SECONDS) as stream:
+            assert "event: done" in list(stream.iter_lines())
+
     def until_ended(self, job_id: str) -> Json:
         """The job once it has ended and its payment is settled."""
         ended: Json = eventually(

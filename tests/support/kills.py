@@ -6,13 +6,14 @@ from typing import Any
 
 import httpx
 
-from tests.support.journey import Json, User, fetch, sample_rows
+from tests.support.journey import RUN_SECONDS, Json, User, fetch, sample_rows
 from tests.support.local_stack import LocalStack, eventually
 
 ROWS = 200
 STEPS = 80
 TELEMETRY_SECONDS = 90.0  # what a killed process had in hand is delivered again after ten
 ASK_PAUSE = 0.1  # seconds
+CHECKPOINT = "job.checkpointed"
 ADAPTER = "adapter_model.safetensors"
 
 HYPERPARAMS: dict[str, Any] = {
@@ -93,7 +94,12 @@ class Jobs:
 
     def killed_once(self, job_id: str, name: str, after_step: int) -> Json:
         """Kill one process when the job is past a step; the job, which must be whole."""
-        self.user.until_step(job_id, after_step)
+        user = self.user
+        user.until_step(job_id, after_step)
+        # A checkpoint is stored beside the training, which goes on.
+        eventually(
+            lambda: user.kinds(job_id), lambda kinds: CHECKPOINT in kinds, RUN_SECONDS, CHECKPOINT
+        )
         self.stack.kill(name)
         self.stack.recovered()
         return self.whole(job_id)
