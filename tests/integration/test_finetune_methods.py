@@ -26,6 +26,7 @@ from tests.support.training import (
     result,
     spec,
     start,
+    start_held,
     steps_done,
     train,
     wait_until,
@@ -105,7 +106,7 @@ def test_killed_and_resumed_every_method_gives_the_unbroken_run(
 ) -> None:
     whole = unbroken(method)
     job = job_of(method, tiny_model, data, tmp_path)
-    process = start(job)
+    process = start_held(job, 8)
     kept = tmp_path / "checkpoints"
     wait_until(lambda: steps_done(tmp_path) >= 6 and bool(checkpoint.complete(kept)))
     process.kill()

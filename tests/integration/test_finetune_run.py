@@ -21,6 +21,7 @@ from tests.support.training import (
     result,
     spec,
     start,
+    start_held,
     status,
     steps_done,
     train,
@@ -104,7 +105,7 @@ def test_killed_at_any_step_and_resumed_the_run_is_the_unbroken_one(
     kill_after: int, unbroken: Path, tiny_model: Path, dataset: Path, tmp_path: Path
 ) -> None:
     job = spec(tiny_model, dataset, tmp_path)
-    process = start(job)
+    process = start_held(job, kill_after + 2)
     kept = tmp_path / "checkpoints"  # written beside the training, so it may come a step later
     wait_until(lambda: steps_done(tmp_path) >= kill_after and bool(checkpoint.complete(kept)))
     process.kill()

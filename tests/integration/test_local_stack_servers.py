@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import aioboto3
 import aiohttp
@@ -195,10 +196,11 @@ async def test_a_service_answers_requests_and_consumes_its_stream(nats_server: N
             await jetstream.stream_info("EVENTS")
         except NotFoundError:
             await jetstream.add_stream(name="EVENTS", subjects=["events.>"])
-        await jetstream.publish("events.payment.reserved.v1.x", b"event")
+        subject = f"events.payment.reserved.v1.{uuid4()}"
+        await jetstream.publish(subject, b"event")
 
         consumer = await billing.jetstream().pull_subscribe(
-            "events.payment.reserved.v1.*", durable="billing-test", stream="EVENTS"
+            subject, durable="billing-test", stream="EVENTS"
         )
         [message] = await consumer.fetch(1, timeout=PATIENCE_SECONDS)
         await message.ack_sync()

@@ -74,7 +74,7 @@ async def test_every_stream_is_on_three_servers(nodes: list[Node]) -> None:
 
 async def test_a_container_may_say_what_the_permission_table_allows(nodes: list[Node]) -> None:
     trainer = await connected(nodes, "trainer")
-    assert await stored(trainer, f"reports.started.{uuid4()}", b"{}")
+    await eventually(lambda: stored(trainer, f"reports.started.{uuid4()}", b"{}"), bool)
     assert not await stored(trainer, f"events.job.completed.v1.{uuid4()}", b"{}")
     await trainer.close()
 
@@ -106,7 +106,7 @@ async def test_what_was_acknowledged_outlives_a_server(nodes: list[Node]) -> Non
     trainer = await connected(nodes, "trainer")
     operator = await connected(nodes[1:], "operator")
     before = (await operator.jetstream().stream_info("REPORTS")).state.messages
-    assert await stored(trainer, f"reports.started.{uuid4()}", b"{}")
+    await eventually(lambda: stored(trainer, f"reports.started.{uuid4()}", b"{}"), bool)
     nodes[0].process.kill()
     await nodes[0].process.wait()
     subject = f"reports.started.{uuid4()}"

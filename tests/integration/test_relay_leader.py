@@ -152,6 +152,7 @@ async def test_a_leader_that_wakes_repeats_nothing_and_stands_by(
     assert await leader(log, relays) is former
 
 
+@pytest.mark.alone  # PostgreSQL takes a leader that says nothing for a second to be gone
 async def test_a_leader_goes_on_leading_while_nats_is_slow(
     log: Connection, jetstream: JetStreamContext, relays: Relays, servers: Servers
 ) -> None:

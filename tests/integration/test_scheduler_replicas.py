@@ -194,7 +194,9 @@ async def test_a_report_that_changes_nothing_does_not_undo_what_the_other_has_ju
         reclaiming = asyncio.create_task(leasing.reclaim(pair[0], held, "it was lost"))
         await eventually(lambda: admin.fetchval(WAITING_SQL), lambda waiting: waiting == 1)
         repeated = asyncio.create_task(report(pair[1], started(grant)))
-        await asyncio.wait({repeated}, timeout=1)
+        await eventually(
+            lambda: admin.fetchval(WAITING_SQL), lambda waiting: waiting == 2 or repeated.done()
+        )
     await asyncio.gather(reclaiming, repeated)
 
     again = await lease(pair[1], asking("trainer-1", uuid4()))

@@ -219,7 +219,7 @@ async def test_silence_ends_with_the_timeout(kind: Kind) -> None:
                 server.url,
                 lambda client: client.jobs.get(job_id="j"),
                 seams=Sleeps().seams(),
-                timeout=0.05,
+                timeout=0.5,
             )
 
     assert len(server.asked) == 3

@@ -15,7 +15,7 @@ from tests.support.jobs import envelope
 from tests.support.subscribers import House, house
 
 PATIENCE = 30.0  # seconds
-FORGOTTEN_AFTER = ALIVE_EVERY + 1.0  # seconds without a sign
+FORGOTTEN_AFTER = ALIVE_EVERY + 3.0  # seconds without a sign
 LONG = 2 * FORGOTTEN_AFTER  # seconds that a handler takes
 
 

@@ -21,6 +21,7 @@ from tests.support.training import (
     metrics,
     result,
     start,
+    start_held,
     status,
     steps_done,
     train,
@@ -120,7 +121,7 @@ def test_stock_transformers_loads_the_result_and_the_base_in_it_is_untouched(
 def test_killed_at_any_step_and_resumed_the_run_is_the_unbroken_one(
     kill_after: int, unbroken: Path, tiny_model: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    process = start(grow_spec(tiny_model, dataset, tmp_path))
+    process = start_held(grow_spec(tiny_model, dataset, tmp_path), kill_after + 2)
     kept = tmp_path / "checkpoints"  # written beside the training, so it may come a step later
     wait_until(lambda: steps_done(tmp_path) >= kill_after and bool(checkpoint.complete(kept)))
     process.kill()

@@ -1,6 +1,7 @@
 """A model small enough to train in a test, rows to train it on, and processes that do."""
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess
@@ -171,6 +172,24 @@ def _train_until(job: TrainSpec, step: int) -> None:
     out_dir = Path(job.out_dir)
     journal = Journal(out_dir, lambda: NOON, None)
     do(job, journal, lambda: steps_done(out_dir) >= step)
+
+
+def start_held(job: TrainSpec, step: int) -> ForkServerProcess:
+    """A process that runs the job to this step, and there waits to be killed: it would be at its
+    end before a test that is given little time has seen the step before."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["services.trainer.preload"])
+    process = context.Process(target=_train_held, args=(job, step), daemon=True)
+    process.start()
+    return process
+
+
+def _train_held(job: TrainSpec, step: int) -> None:
+    from services.trainer.train import attempt, settle
+
+    settle(job.threads)
+    out_dir = Path(job.out_dir)
+    attempt(job, lambda: steps_done(out_dir) >= step and signal.pause() is None)
 
 
 def ended(process: ForkServerProcess) -> int:

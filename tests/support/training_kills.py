@@ -7,10 +7,11 @@ from pathlib import Path
 
 from libs.contracts.training import TrainSpec
 from services.trainer import checkpoint
-from tests.support.training import ended, start, steps_done, wait_until
+from tests.support.training import ended, start, start_held, steps_done, wait_until
 
 # After the step that was waited for: into the next one, a checkpoint's writing, an evaluation.
 MOST_SECONDS_LATER = 0.03
+HELD = 2  # steps later at most
 
 
 def newest_checkpoint(out_dir: Path) -> Path | None:
@@ -29,7 +30,7 @@ def finish_through_kills(
     out_dir = Path(job(None).out_dir)
     for killed in range(kills):
         until = steps_done(out_dir) + dice.randint(1, most_steps)
-        process = start(job(newest_checkpoint(out_dir)))
+        process = start_held(job(newest_checkpoint(out_dir)), until + HELD)
         wait_until(lambda: not process.is_alive() or steps_done(out_dir) >= until)  # noqa: B023
         time.sleep(dice.uniform(0, MOST_SECONDS_LATER))
         process.kill()
