@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from cyclopts import App
@@ -17,7 +18,7 @@ from tests.support.local_stack import LocalStack
 from tests.support.release import HERE, Release, taken
 from tests.upgrade.afterwards import Books, check_all, complaints
 from tests.upgrade.clients import ROWS, Clients
-from tests.upgrade.house import PLACES, SERVICES, TRAINER, House
+from tests.upgrade.house import PLACES, SERVICES, TRAINER, House, place
 
 ORDER = (
     *("relay", "telemetry", "webhooks", "artifact"),
@@ -28,7 +29,7 @@ ORDER = (
 MOST_SECONDS = 2_400.0  # all of it; a quarter of an hour on two idle cores
 CENTS = 10_000_000  # no job ends because its money did
 TOP_UP_CENTS = 700
-FRESH = 2  # jobs from their submission to their end, after each replacement
+FRESH = 1  # job from its submission to its end after each replacement, beside those under way
 COUNTED = ("jobs", "requests", "closed")
 PAYING = ("gateway", "billing")
 MOST_COMPLAINTS = 40
@@ -72,13 +73,18 @@ class Proof:
         into = "new" if release is HERE else "old"
         # Where the old release has one process, the new one stands beside it first.
         first, second = (1, 0) if release is HERE else (0, 1)
-        await self.house.fill(service, first, release)
+        await self.fill(service, first, release)
         await self.stage(f"{service} half {into}", paid=service in PAYING)
         if second in places:
-            await self.house.fill(service, second, release)
+            await self.fill(service, second, release)
         else:
             await self.house.empty(service, second)
         await self.stage(f"{service} {into}", paid=service in PAYING)
+
+    async def fill(self, service: str, number: int, release: Release) -> None:
+        if service == TRAINER:  # it has a job to hand over, to a trainer of whichever release
+            await self.clients.until_trained(partial(self.house.job_of, place(service, number)))
+        await self.house.fill(service, number, release)
 
     async def forth(self) -> None:
         stack, house = self.house.stack, self.house
@@ -93,11 +99,12 @@ class Proof:
             await self.replace(service, HERE)
 
     async def back(self) -> None:
-        self.house.describe(self.old)
-        self.house.tell_nats()
-        await self.stage("old permissions of NATS")
         for service in ORDER:
             await self.replace(service, self.old)
+        # Last: the new release would do without what the old one has no need of.
+        self.house.describe(self.old)
+        self.house.tell_nats()
+        await self.stage("old again, NATS too")
 
     async def judge(self, release: Release) -> None:
         """All jobs are ended, and everything is looked at; by this release's own commands, too."""

@@ -62,6 +62,7 @@ def check_jobs(clients: Clients, books: Books) -> list[str]:
         now = books.user.job(job_id)
         if now["status"] == "completed":
             assert_completed_once(now, books.user.kinds(job_id))
+            assert now["retries"] or job_id not in clients.interrupted, now
         else:
             assert job_id in clients.cancelled, now
             assert now["status"] == "cancelled", now

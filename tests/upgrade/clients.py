@@ -2,7 +2,7 @@
 and ask again only when a connection was closed or refused."""
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -13,10 +13,11 @@ from deploy.local.services import TINY_LLAMA
 from tests.support.journey import ENDED, Json, run_form, sample_rows
 from tests.support.streams import Message, reading
 
-AT_ONCE = 4  # jobs: two that run, two that wait
+AT_ONCE = 3  # jobs: two that run, one that waits
 ROWS = 20
-SHORT, LONG = 2, 120  # steps: one over at once, and one that is interrupted when its trainer goes
-CHECKPOINT_EVERY = 20
+SHORT, LONG = 2, 40  # steps
+INTERRUPTED = 400  # steps: not over while its trainer is found and told to leave
+CHECKPOINT_EVERY = 10
 ASK_SECONDS = 30.0
 RETRY_SECONDS = 30.0  # a process is back in a few
 RETRY_PAUSE = 0.1
@@ -33,9 +34,12 @@ class Clients:
         self.wrong: list[str] = []
         self.ended: dict[str, Json] = {}
         self.cancelled: set[str] = set()
+        self.interrupted: set[str] = set()
+        self.interrupting = False
         self.seen: list[Message] = []
         self.last_id: int | None = None
-        self._first_numbers: dict[str, int] = {}
+        self._number_of: dict[str, int] = {}
+        self._steps: dict[str, int] = {}
         self._gateways = gateways
         self._headers = {"Authorization": f"Bearer {key}"}
         self._http = httpx.AsyncClient(headers=self._headers, timeout=ASK_SECONDS)
@@ -106,10 +110,29 @@ class Clients:
                         task.result()
                 await asyncio.sleep(LOOK_EVERY)
 
+    async def until_trained(self, job_of: Callable[[], Awaitable[str | None]]) -> None:
+        """Until the trainer that ``job_of`` asks about is in the middle of a job that is long
+        enough to be interrupted, which it is then."""
+        self.interrupting = True
+        async with asyncio.timeout(JOB_SECONDS):
+            while not (  # noqa: ASYNC110 (a row sets no Event)
+                (job_id := await job_of()) and await self._in_the_middle(job_id)
+            ):
+                await asyncio.sleep(LOOK_EVERY)
+        self.interrupting = False
+        self.interrupted.add(job_id)
+
+    async def _in_the_middle(self, job_id: str) -> bool:
+        if job_id not in self._steps or job_id in self.cancelled:
+            return False
+        path = f"/v1/jobs/{job_id}/metrics?since_step={CHECKPOINT_EVERY}"
+        points: int = (await self.ask("GET", path, [200]))["count"]
+        return self._steps[job_id] == INTERRUPTED and points > 0
+
     def _done(self) -> list[int]:
         """The numbers of the jobs that have completed."""
         return [
-            self._first_numbers[job_id]
+            self._number_of[job_id]
             for job_id, job in self.ended.items()
             if job["status"] == "completed"
         ]
@@ -118,7 +141,7 @@ class Clients:
         while not self._enough.is_set():
             number = next(self._numbers)
             job_id = await (self._submit_run() if number % 3 == 1 else self._submit_job(number))
-            self._first_numbers[job_id] = number
+            self._number_of[job_id] = number
             if number % 8 == 7:
                 self.cancelled.add(job_id)
                 # One that has ended by then, or by the try before, can't be cancelled.
@@ -134,7 +157,7 @@ class Clients:
         return run
 
     async def _submit_job(self, number: int) -> str:
-        steps = LONG if number % 3 == 0 else SHORT
+        steps = INTERRUPTED if self.interrupting else LONG if number % 3 == 0 else SHORT
         body = {
             "type": "finetune",
             "idempotency_key": str(uuid4()),
@@ -143,6 +166,7 @@ class Clients:
             "hyperparams": {"steps": steps, "checkpoint_every": CHECKPOINT_EVERY},
         }
         job: str = (await self.ask("POST", "/v1/jobs", [200, 201], json=body))["id"]
+        self._steps[job] = steps
         return job
 
     async def _until_ended(self, job_id: str) -> None:

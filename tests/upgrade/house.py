@@ -14,6 +14,7 @@ from deploy.local import nats, postgres, s3
 from deploy.local.program import Program, free_port, wait_until
 from deploy.local.services import MODULES, replica_name
 from deploy.local.supervisor import Supervisor
+from libs.eventlog.connection import connect
 from tests.support.local_stack import LocalStack
 from tests.support.release import Release
 from tests.support.storm import about
@@ -28,6 +29,8 @@ LEAVE_SECONDS = 5.0  # as every process promises
 SERVER_SECONDS = 60.0
 READY_SECONDS = 120.0  # a trainer imports torch, on two cores that train
 UNPROBED_SECONDS = 5.0  # a release without probes can't say that a process is ready
+
+JOB_OF_SQL = "SELECT job_id FROM scheduler.lease WHERE trainer_id = $1 LIMIT 1"
 
 Say = Callable[[str], None]
 
@@ -99,6 +102,15 @@ class House:
             await asyncio.sleep(UNPROBED_SECONDS)
         self.held[name] = release
         self._say(f"  {name}: {release.name}, ready in {time.monotonic() - began:.1f} s")
+
+    async def job_of(self, trainer: str) -> str | None:
+        """The job that a trainer works on, if any."""
+        connection = await connect(about(self.stack).admin_dsn())
+        try:
+            job_id = await connection.fetchval(JOB_OF_SQL, trainer)
+        finally:
+            await connection.close()
+        return None if job_id is None else str(job_id)
 
     async def empty(self, service: str, number: int) -> None:
         name = place(service, number)
