@@ -42,7 +42,7 @@ split := 'n=3; for word; do [ ! -e "${word%%::*}" ] || exec pytest "$@"; ' + \
 chaos *ARGS:
     @exec pytest tests/chaos "$@"
 
-# Replace an older release by this tree while jobs run, and go back: just upgrade REVISION [--no-back]
+# Replace an older release by this tree while jobs run, and go back: just upgrade REVISION [SERVICE …] [--no-back]
 upgrade *ARGS:
     @exec python -m tests.upgrade "$@"
 

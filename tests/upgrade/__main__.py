@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from cyclopts import App
 
@@ -25,6 +26,8 @@ ORDER = (
     *("gateway", "scheduler", "billing", TRAINER),
 )
 """The same on the way back, so that of two services each is once the new one beside the old."""
+
+Service = Literal[ORDER]
 
 MOST_SECONDS = 2_400.0  # all of it; a quarter of an hour on two idle cores
 CENTS = 10_000_000  # no job ends because its money did
@@ -44,8 +47,11 @@ def say(line: str) -> None:
 class Proof:
     """Two releases in one house. ``rows`` is the table of what ran beside what."""
 
-    def __init__(self, old: Release, house: House, clients: Clients, books: Books) -> None:
+    def __init__(
+        self, old: Release, house: House, clients: Clients, books: Books, only: Sequence[str]
+    ) -> None:
         self.old = old
+        self.order = [service for service in ORDER if service in (only or ORDER)]
         self.house = house
         self.clients = clients
         self.books = books
@@ -95,11 +101,11 @@ class Proof:
         house.tell_nats()
         await house.replace_outside(HERE)
         await self.stage("old on the new schema", paid=True)
-        for service in ORDER:
+        for service in self.order:
             await self.replace(service, HERE)
 
     async def back(self) -> None:
-        for service in ORDER:
+        for service in self.order:
             await self.replace(service, self.old)
         # Last: the new release would do without what the old one has no need of.
         self.house.describe(self.old)
@@ -156,13 +162,15 @@ def open_books(stack: LocalStack, receiver: Receiver) -> tuple[str, Books]:
     return key, books
 
 
-async def prove(old: Release, stack: LocalStack, receiver: Receiver, *, back: bool) -> None:
+async def prove(
+    old: Release, stack: LocalStack, receiver: Receiver, only: Sequence[str], *, back: bool
+) -> None:
     house = House(stack, say)
     proof: Proof | None = None
     try:
         await move_in(old, house)
         key, books = await asyncio.to_thread(open_books, stack, receiver)
-        proof = Proof(old, house, Clients(key, lambda: house.gateways), books)
+        proof = Proof(old, house, Clients(key, lambda: house.gateways), books, only)
         await proof.clients.start()
         await proof.stage("old", paid=True)
         await proof.forth()
@@ -189,8 +197,9 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 @app.default
-def upgrade(since: str, /, *, back: bool = True) -> None:
-    """Replace the release FROM by this tree under load, and go back to it."""
+def upgrade(since: str, /, *only: Service, back: bool = True) -> None:
+    """Replace the release of a revision by this tree under load, and go back to it; all services
+    are replaced, or only those that are named."""
     parent = Path(tempfile.mkdtemp(prefix="tuneyard-upgrade-"))
     parent.chmod(0o755)  # PostgreSQL runs as another user when this one is root
     old = taken(since, parent)
@@ -202,7 +211,7 @@ def upgrade(since: str, /, *, back: bool = True) -> None:
 
     async def bounded() -> None:
         async with asyncio.timeout(MOST_SECONDS):
-            await prove(old, stack, receiver, back=back)
+            await prove(old, stack, receiver, only, back=back)
 
     with receiving() as receiver:
         asyncio.run(bounded())
