@@ -42,6 +42,10 @@ split := 'n=3; for word; do [ ! -e "${word%%::*}" ] || exec pytest "$@"; ' + \
 chaos *ARGS:
     @exec pytest tests/chaos "$@"
 
+# Replace an older release by this tree while jobs run, and go back: just upgrade REVISION [SERVICE …] [--no-back]
+upgrade *ARGS:
+    @exec python -m tests.upgrade "$@"
+
 # Send what the contract forbids: the document's requests broken, and bytes that are no requests
 fuzz *ARGS:
     @exec python -m tests.fuzz "$@"

@@ -31,7 +31,7 @@ UNSETTLED_SQL = """
 SELECT (SELECT count(*) FROM log.outbox)
      + (SELECT count(*) FROM log.event e WHERE type = 'job.completed.v1' AND NOT EXISTS (
             SELECT FROM log.event p WHERE p.job_id = e.job_id
-            AND p.type = 'payment.captured.v1'))
+            AND p.type IN ('payment.captured.v1', 'payment.charged.v1')))
      + (SELECT count(*) FROM log.event e WHERE type = ANY($1) AND NOT EXISTS (
             SELECT FROM webhooks.notification n WHERE n.event_id = e.event_id))
      + (SELECT count(*) FROM log.event e WHERE type = ANY($1) AND NOT EXISTS (
@@ -58,14 +58,19 @@ def assert_whole(storm: Storm, jobs: Sequence[str], ended: Sequence[Json]) -> No
     assert Counter(job["status"] for job in ended) == {"completed": len(jobs)}
     asyncio.run(settled(stack))
     for job_id, job in zip(jobs, ended, strict=True):
-        assert job["charge_cents"] == job["price_cents"]
-        kinds = Counter(storm.user.kinds(job_id))
-        assert {kind: kinds[kind] for kind in ONCE} == dict.fromkeys(ONCE, 1), (job_id, kinds)
-        assert kinds["job.leased"] == kinds["job.reclaimed"] + 1 == job["retries"] + 1
+        assert_completed_once(job, storm.user.kinds(job_id))
     spent = sum(job["price_cents"] for job in ended)
     assert storm.user.balance() == storm.balance - spent
     asyncio.run(assert_stored_once(stack))
     stack.assert_the_log_holds()
+
+
+def assert_completed_once(job: Json, timeline: Sequence[str]) -> None:
+    """A completed job that was paid from the balance, and the kinds of its events."""
+    assert job["charge_cents"] == job["price_cents"]
+    kinds = Counter(timeline)
+    assert {kind: kinds[kind] for kind in ONCE} == dict.fromkeys(ONCE, 1), (job["id"], kinds)
+    assert kinds["job.leased"] == kinds["job.reclaimed"] + 1 == job["retries"] + 1, (job, kinds)
 
 
 async def settled(stack: LocalStack) -> None:

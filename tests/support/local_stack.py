@@ -21,6 +21,7 @@ from deploy.local.observation import SPANS_FILE
 from deploy.local.program import free_port
 from deploy.local.services import ROOT, TINY_LLAMA
 from deploy.local.state import Credentials, load
+from tests.support.release import HERE, Release
 
 PROCESSES = (
     *("postgres", "nats", "s3", "gateway", "billing", "scheduler", "trainer-0"),
@@ -73,11 +74,15 @@ class LocalStack:
         replicas: int = 1,
         trainers: int = 1,
         environment: Mapping[str, str] | None = None,
+        release: Release = HERE,
     ) -> None:
         self.folder = folder
+        self._release = release
         self._environment = environment or {}
         self.port = free_port()
-        self._many = ("--replicas", str(replicas), "--trainers", str(trainers))
+        self._many = ("--trainers", str(trainers))
+        if replicas > 1:  # a release that is older has no such option
+            self._many += ("--replicas", str(replicas))
         self._output = folder.with_name(f"{folder.name}.output")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -97,11 +102,11 @@ class LocalStack:
         model = self.folder / "models" / TINY_LLAMA
         if not model.exists():
             shutil.copytree(base_model(), model)
-        command = [sys.executable, "-m", "deploy.server", "up", "--data", str(self.folder)]
+        command = [self._release.python, "-m", "deploy.server", "up", "--data", str(self.folder)]
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
                 [*command, "--port", str(self.port), *self._many],
-                cwd=ROOT,
+                cwd=self._release.tree,
                 env=os.environ | self._environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -186,10 +191,10 @@ class LocalStack:
 
     def run(self, *arguments: str) -> str:
         """What one of the operator's commands prints; it must succeed."""
-        command = [sys.executable, "-m", "deploy.server", *arguments, "--data", str(self.folder)]
+        command = [self._release.python, "-m", "deploy.server", *arguments]
         done = subprocess.run(
-            command,
-            cwd=ROOT,
+            [*command, "--data", str(self.folder)],
+            cwd=self._release.tree,
             capture_output=True,
             text=True,
             timeout=COMMAND_SECONDS,
