@@ -27,15 +27,17 @@ def schema_files() -> list[Path]:
 
 
 async def migrate(admin_dsn: str, passwords: Mapping[str, str]) -> list[str]:
-    """Create the roles (with ``passwords``, by role name) and apply what is missing.
+    """Create the roles (with ``passwords``, by role name) and apply what is missing, each file in a
+    transaction of its own: the release before works meanwhile, and one that took the locks of all
+    files would wait in a circle with it.
 
     Returns the files applied. Raises SchemaChanged when an applied file was edited afterwards:
     a later change of the schema is a new numbered file, never an edit.
     """
     connection = await connect(admin_dsn, command_timeout=MIGRATION_TIMEOUT)
     try:
+        await connection.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)
         async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
             for role in ROLES:
                 await _ensure_role(connection, role, passwords.get(role))
             await connection.execute(
@@ -43,7 +45,7 @@ async def migrate(admin_dsn: str, passwords: Mapping[str, str]) -> list[str]:
                 " (file text PRIMARY KEY, sha256 text NOT NULL,"
                 "  applied_at timestamptz NOT NULL DEFAULT now())"
             )
-            return await _apply_files(connection)
+        return await _apply_files(connection)
     finally:
         await connection.close()
 
@@ -67,10 +69,13 @@ async def _apply_files(connection: Connection) -> list[str]:
             "SELECT sha256 FROM public.schema_migration WHERE file = $1", name
         )
         if known is None:
-            await connection.execute(text)
-            await connection.execute(
-                "INSERT INTO public.schema_migration (file, sha256) VALUES ($1, $2)", name, digest
-            )
+            async with connection.transaction():
+                await connection.execute(text)
+                await connection.execute(
+                    "INSERT INTO public.schema_migration (file, sha256) VALUES ($1, $2)",
+                    name,
+                    digest,
+                )
             applied.append(name)
         elif known != digest:
             raise SchemaChanged(

@@ -1,9 +1,5 @@
 -- What can't be delivered again is trimmed from the inbox: libs/bus/trim.py says what that is.
 
--- Of what only grows, so an entry goes to its end and costs an append next to nothing. Appends wait
--- while it is made: one second a million rows (measured).
-CREATE INDEX inbox_oldest ON log.inbox (handled_at);
-
 -- One row. Until then nothing is trimmed, since an event went out so late that its row may be due.
 CREATE TABLE log.inbox_hold (
     until timestamptz NOT NULL

@@ -92,6 +92,8 @@ class Worker:
             try:
                 await asyncio.to_thread(self._sweep)
                 folder.mkdir(parents=True)
+                if self._leaving.is_set():  # `leave` has found no attempt that it could end
+                    return await self._hand_back(lease)
                 self._attempt = Attempt(
                     lease,
                     link=self._link,

@@ -18,12 +18,11 @@ from services.scheduler.model import HANDED_BACK, MAX_RETRIES
 from tests.support.objects import store_settings
 from tests.support.platform_ends import PRICE, Platform, running_platform, started
 from tests.support.scripted_platform import eventually, local_model
-from tests.support.trainer_process import Trainer
+from tests.support.trainer_process import GONE_SECONDS, Trainer
 
 TIMES = 7  # more than the trainers that a job may lose
-STEPS = 200  # of 0.05 s: it lasts for all of them, and ends
-PATIENCE = 60.0  # seconds until a trainer has started, or has done what is left
-GONE_SECONDS = 8
+STEPS = 600  # of 0.05 s: it lasts for all of them on a busy machine, and ends
+PATIENCE = 180.0  # seconds until a trainer has started, or has done what is left
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,7 @@ from tests.support.objects import store_settings
 from tests.support.scripted_platform import ScriptedPlatform, eventually, local_model
 from tests.support.stack import Nats
 from tests.support.stand_in_training import TOKENS_A_STEP
-from tests.support.trainer_process import Trainer
-
-GONE_SECONDS = 25.0  # Kubernetes gives a pod thirty; it leaves in five, if the machine is not busy
+from tests.support.trainer_process import GONE_SECONDS, Trainer
 
 
 @pytest.fixture(scope="module")

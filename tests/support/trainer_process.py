@@ -8,6 +8,8 @@ import psutil
 
 from deploy.local.program import clean_environment
 
+GONE_SECONDS = 25.0  # Kubernetes gives a pod thirty; it leaves in five, if the machine is not busy
+
 
 class Trainer:
     """The service's process, and what it writes."""

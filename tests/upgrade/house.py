@@ -10,7 +10,7 @@ from functools import partial
 import msgspec
 
 from deploy.health import healthy
-from deploy.local import nats, postgres, s3
+from deploy.local import nats, payments, postgres, s3
 from deploy.local.program import Program, free_port, wait_until
 from deploy.local.services import MODULES, replica_name
 from deploy.local.supervisor import Supervisor
@@ -123,6 +123,8 @@ class House:
         await self._stop(OUTSIDE)
         for name in OUTSIDE:
             await self._supervisor.start(self._programs[release.name][name])
+        sandbox = payments.url(about(self.stack).ports.sandbox)
+        await self._until("sandbox", lambda: payments.answers(sandbox), SERVER_SECONDS)
 
     async def stop(self) -> None:
         await self._stop([name for name in self._ports if name in self.held])
