@@ -37,17 +37,19 @@ logger = structlog.get_logger()
 
 
 class NodesTraining:
-    """``calls`` by the folder of each node."""
+    """``calls`` by the folder of each node. ``port``, where they meet, is held until the end."""
 
     def __init__(
         self,
         own: ProcessTraining,
         calls: dict[Path, Call],
+        port: socket.socket,
         output: Path,
         monotonic: Callable[[], float],
     ) -> None:
         self._own = own
         self._calls = calls
+        self._port = port
         self._output = output
         self._pulses = {folder: Pulse(monotonic) for folder in calls}
         self._status: int | None = None
@@ -77,6 +79,7 @@ class NodesTraining:
                     await ending
                 await asyncio.wait({ending}, timeout=BEAT_SECONDS)
         finally:
+            self._port.close()
             for folder in self._calls:
                 with contextlib.suppress(OSError):  # then its agent misses the count
                     (folder / "call.json").unlink()
@@ -150,12 +153,13 @@ class NodesLauncher:
             return await self._alone.launch(spec, output)
         folders = await self._find()
         file = write_spec(spec, output.with_name("spec.json"), self._processes)
+        port = held_port(self._address)
         own = Call(
             beat=0,
             launch=self._new_id().hex,
             rank=0,
             nodes=1 + self._others,
-            endpoint=f"{self._address}:{free_port(self._address)}",
+            endpoint=f"{self._address}:{port.getsockname()[1]}",
             spec=str(file),
             processes=self._processes,
         )
@@ -163,7 +167,7 @@ class NodesLauncher:
         options = [*how_many(self._processes), *rendezvous(own), "--address", self._address]
         options += ["--module", self._module]
         process = ProcessTraining(start_group(file, output, options))
-        return NodesTraining(process, calls, output, self._monotonic)
+        return NodesTraining(process, calls, port, output, self._monotonic)
 
     async def _find(self) -> list[Path]:
         asked, told = self._monotonic(), 0.0
@@ -186,8 +190,10 @@ class NodesLauncher:
         return found
 
 
-def free_port(address: str) -> int:
-    """Of this machine. Somebody else may take it first; then the run fails, and is tried again."""
-    with socket.socket() as listener:
-        listener.bind((address, 0))
-        return int(listener.getsockname()[1])
+def held_port(address: str) -> socket.socket:
+    """Bound to a port of this machine, which no connection is given while it is open. It does not
+    listen, so a server that sets SO_REUSEADDR, as torchrun's does, can (socket(7), Linux)."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind((address, 0))
+    return holder

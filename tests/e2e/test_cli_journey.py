@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from tests.support.commands import leaves
 from tests.support.failing_http import failing_server, says
 from tests.support.journey import SAMPLE
 from tests.support.local_stack import LocalStack, local_stack
-from tests.support.terminal import Terminal, terminal
+from tests.support.terminal import terminal
+from tests.support.typed import Typed, word
 from tests.support.waiting import eventually
 from tuneyard import webhooks
 from tuneyard.cli.entry import parser
@@ -45,45 +46,12 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@dataclass
-class Typed:
-    """Types commands into a shell, and keeps each screen as text."""
-
-    shell: Terminal
-    screens: list[str] = field(default_factory=list)
-
-    async def run(self, line: str, *, answer: str = "", shows: str = "") -> str:
-        """Until the prompt is back; ``answer`` to a question, ``shows`` what must be seen."""
-        marker = f"[{len(self.screens)} ended "
-        self.shell.type(f'clear; {line}; echo "{marker}$?]"\n')
-        if answer:
-            await self.shell.until(lambda text: "[y/N]" in text, f"the question of {line}")
-            self.shell.type(answer)
-        text = await self.shell.until(
-            lambda text: f"\n{marker}" in text, f"the end of {line}", seconds=SECONDS
-        )
-        self.keep(text)
-        assert shows in text, text
-        assert f"\n{marker}0]" in text, text
-        return text
-
-    def keep(self, text: str) -> None:
-        self.screens.append(text)
-        print(f"\n{'=' * 110}\n{text}")
-
-
 @pytest.fixture
 async def shell(stack: LocalStack, tmp_path: Path) -> AsyncIterator[Typed]:
     nobody = Command(tmp_path / "xdg")
     environ = nobody.environ(PATH=f"{BIN}:{os.environ['PATH']}", PS1=PROMPT, HOME=str(tmp_path))
     async with terminal(["bash", "--norc", "--noprofile", "-i"], environ) as shown:
         yield Typed(shown)
-
-
-def word(text: str, label: str) -> str:
-    """What stands behind a label."""
-    (line,) = [line for line in text.splitlines() if line.startswith(f"{label} ")][:1]
-    return line.split()[1]
 
 
 async def test_a_newcomer_gets_a_tuned_model_though_the_gateway_dies_meanwhile(

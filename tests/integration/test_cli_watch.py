@@ -84,12 +84,14 @@ async def test_a_terminal_shows_the_bar_the_time_the_curve_and_the_last_lines(
 
 
 async def test_it_says_that_the_platform_is_away_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    script = ScriptedJob(story(), pieces=[3, 2], away=2)
+    back = asyncio.Event()
+    script = ScriptedJob(story(), pieces=[3, 2], away=2, back=back)
     async with (
         failing_server(script) as server,
         terminal(WATCH, Command(tmp_path, server.url, "k").environ()) as shown,
     ):
         away = await shown.until(lambda text: "does not answer" in text, "the notice")
+        back.set()
         assert await shown.end() == 0
 
     print(away)

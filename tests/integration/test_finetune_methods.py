@@ -25,7 +25,6 @@ from tests.support.training import (
     metrics,
     result,
     spec,
-    start,
     start_held,
     steps_done,
     train,
@@ -169,7 +168,7 @@ def test_patience_keeps_the_best_weights_and_stops(
     assert steps_done(out) == outcome.steps
     # The same data order and schedule, ended by hand where it was best, gives the same weights.
     job = job_of("patience", tiny_model, data, tmp_path, patience=None, checkpoint_every=best)
-    process = start(job)
+    process = start_held(job, best + 2)
     wait_until(lambda: (tmp_path / f"checkpoints/step-{best}").exists())
     process.kill()
     process.join()

@@ -131,7 +131,7 @@ def test_a_run_goes_on_in_its_precision_on_a_machine_that_would_choose_another(
     whole = replace(spec(tiny_model, dataset, tmp_path / "whole"), precision="fp32")
     assert train(whole) == 0
     job = replace(whole, out_dir=str(tmp_path / "moved"))
-    process = start(job)
+    process = start_held(job, 6)  # behind its first checkpoint
     kept = tmp_path / "moved" / "checkpoints"
     wait_until(lambda: bool(checkpoint.complete(kept)))
     process.kill()

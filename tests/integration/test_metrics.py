@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -53,8 +54,9 @@ class Seen(Struct, kw_only=True):
     scraped: dict[str, dict[Series, float]]
 
 
-async def train(platform: Platform, stack: AsyncExitStack) -> None:
-    """A trainer of this platform, with training that is quick; its job is the test's."""
+async def train(platform: Platform, stack: AsyncExitStack, until: Path) -> None:
+    """A trainer of this platform, with training that is quick, and goes on until there is such a
+    file; its job is the test's."""
     local_model(platform.stack.models)
     program = Program(
         name="trainer-0",
@@ -63,7 +65,7 @@ async def train(platform: Platform, stack: AsyncExitStack) -> None:
     )
     await platform.supervisor.start(program)
     await ask(platform.gateway, rpc.ping_of("trainer"), rpc.Ping(), deadline=START_SECONDS)
-    script = b"slow"
+    script = f"until {until}".encode()
     dataset = DatasetRef(
         id=uuid4(),
         key="datasets/slow",
@@ -94,7 +96,7 @@ def listening(platform: Platform, service: str) -> str:
 
 
 @pytest.fixture(scope="module")
-async def seen() -> AsyncIterator[Seen]:
+async def seen(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Seen]:
     async with AsyncExitStack() as stack:
         collector = await stack.enter_async_context(collecting())
         receiver = await stack.enter_async_context(Receiver().serving())
@@ -113,13 +115,18 @@ async def seen() -> AsyncIterator[Seen]:
             *(uuid4(), platform.account_id, receiver.url("/told"), None, True, secret, None, None),
             datetime.now(UTC),
         )
-        await train(platform, stack)
-        throughput = series("tuneyard_trainer_throughput_per_second", **JOB)
+        looked = tmp_path_factory.mktemp("training") / "looked"
+        await train(platform, stack, until=looked)
+        shown = {
+            series("tuneyard_trainer_throughput_per_second", **JOB),
+            series("tuneyard_trainer_gpu_memory_bytes", **JOB),
+        }
         during: dict[Series, float] = {}
         async with asyncio.timeout(LOOK):
-            while throughput not in during:
+            while not shown <= during.keys():
                 await asyncio.sleep(0.1)
                 during = await scrape(listening(platform, "trainer"))
+        looked.touch()
         job_id = await platform.sql.fetchval("SELECT id FROM log.job")
         await platform.ended(job_id, "completed")
         await eventually(lambda: sum(endpoint.accepted.values()) == NOTICES)

@@ -1,6 +1,7 @@
 """Three NATS servers, as Kubernetes starts them: what was acknowledged outlives one of them."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from uuid import uuid4
 
 import aiohttp
@@ -65,10 +66,13 @@ async def nodes(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[
 async def test_every_stream_is_on_three_servers(nodes: list[Node]) -> None:
     relay = await connected(nodes, "relay")
     for stream in STREAMS:
-        info = await relay.jetstream().stream_info(stream.name)
-        assert info.config.num_replicas == 3
-        assert info.cluster is not None
-        assert len(info.cluster.replicas or ()) == 2
+
+        async def others(name: str | None = stream.name) -> int:
+            info = await relay.jetstream().stream_info(name)
+            assert info.config.num_replicas == 3
+            return len((info.cluster and info.cluster.replicas) or ())
+
+        await eventually(others, lambda count: count == 2)
     await relay.close()
 
 
@@ -88,29 +92,43 @@ async def test_keda_finds_every_stream_that_it_scales_by(nodes: list[Node]) -> N
     ]
     assert triggers
     async with aiohttp.ClientSession() as session:
-        for trigger in triggers:
-            question = {"acc": trigger["account"], "consumers": "true", "config": "true"}
+
+        async def streams(account: str) -> set[str]:
+            question = {"acc": account, "consumers": "true", "config": "true"}
             url = f"http://127.0.0.1:{nodes[0].monitor}/jsz"
             async with session.get(url, params=question) as answer:
                 accounts = (await answer.json()).get("account_details") or []
-            streams = {
+            return {
                 stream["name"]
-                for account in accounts
-                if account["name"] == trigger["account"]
-                for stream in account["stream_detail"]
+                for one in accounts
+                if one["name"] == account
+                for stream in one["stream_detail"]
             }
-            assert trigger["stream"] in streams
+
+        for trigger in triggers:
+            stream = trigger["stream"]
+            await eventually(
+                partial(streams, trigger["account"]), lambda found, stream=stream: stream in found
+            )
 
 
 async def test_what_was_acknowledged_outlives_a_server(nodes: list[Node]) -> None:
     trainer = await connected(nodes, "trainer")
     operator = await connected(nodes[1:], "operator")
-    before = (await operator.jetstream().stream_info("REPORTS")).state.messages
+
+    async def reports() -> int | None:
+        try:
+            return (await operator.jetstream().stream_info("REPORTS")).state.messages
+        except NOT_YET:
+            return None
+
+    before = await eventually(reports, lambda count: count is not None)
+    assert before is not None
     await eventually(lambda: stored(trainer, f"reports.started.{uuid4()}", b"{}"), bool)
     nodes[0].process.kill()
     await nodes[0].process.wait()
     subject = f"reports.started.{uuid4()}"
     await eventually(lambda: stored(trainer, subject, b"{}"), bool)
-    assert (await operator.jetstream().stream_info("REPORTS")).state.messages >= before + 2
+    await eventually(reports, lambda count: count is not None and count >= before + 2)
     await trainer.close()
     await operator.close()

@@ -1,6 +1,7 @@
 """The documentation's example on the real log, relay and NATS, killed in the middle of its work."""
 
 import asyncio
+import signal
 import sqlite3
 import sys
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from tests.support.waiting import eventually
 
 EXAMPLE = ROOT / "docs/examples/completed_jobs.py"
 JOBS = 400
+MORE = 20  # jobs that are completed while a program that is to be killed does nothing
 KILLS = (60, 220)  # rows; the rest has come, and waits in the program or in NATS
 
 
@@ -46,10 +48,13 @@ async def relay(stack: House, database: Database) -> AsyncIterator[None]:
     await end(process)
 
 
-async def submit_and_complete(database: Database, account: UUID) -> list[str]:
-    """Many jobs, one after the other; their ids."""
+async def submit_and_complete(database: Database, account: UUID, count: int) -> list[str]:
+    """So many jobs, one after the other, that NATS has been told of; their ids."""
     connection = await connect(database.admin_dsn)
-    done = [str((await complete(connection, account)).id) for _ in range(JOBS)]
+    done = [str((await complete(connection, account)).id) for _ in range(count)]
+    await eventually(
+        lambda: connection.fetchval("SELECT count(*) FROM log.outbox"), lambda left: left == 0
+    )
     await connection.close()
     return done
 
@@ -65,11 +70,11 @@ def rows(file: Path) -> list[tuple[str, str]]:
 
 
 @asynccontextmanager
-async def program(url: str, file: Path) -> AsyncIterator[None]:
+async def program(url: str, file: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """The example, killed at the end."""
     process = await start(str(EXAMPLE), url, str(file))
     try:
-        yield
+        yield process
     finally:
         await end(process)
 
@@ -90,12 +95,16 @@ async def test_every_completed_job_is_there_once_whatever_dies_or_comes_again(
             return not consumer.num_pending and not consumer.num_ack_pending
 
         url = await stack.create("analytics")
-        jobs = await submit_and_complete(database, uuid4())
+        account = uuid4()
+        jobs = await submit_and_complete(database, account, JOBS)
         for count in KILLS:
-            async with program(url, file):
+            async with program(url, file) as process:
                 at_least = count
                 await eventually(read, lambda found, n=at_least: len(found) >= n)
-            assert len(rows(file)) < JOBS, "it was not killed in the middle"
+                process.send_signal(signal.SIGSTOP)  # however far it has come: there is more to do
+                jobs += await submit_and_complete(database, account, MORE)
+                assert not await all_acknowledged()
+            assert len(rows(file)) < len(jobs), "it was not killed in the middle"
         async with program(url, file):
             await eventually(all_acknowledged, bool)
         found = rows(file)

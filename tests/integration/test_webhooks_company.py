@@ -21,6 +21,7 @@ from tests.support.webhook_room import Room, webhook_room
 
 HANGING = 10
 EVENTS = 30
+PATIENT = 60.0  # seconds
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ async def test_an_endpoint_that_fails_is_asked_less_at_once_until_it_accepts(roo
         at_once.append(endpoint.in_flight)
         return Answer(ends="never") if request.number <= AT_ONCE + AT_ONCE_FAILING else Answer()
 
-    room.timeout = 0.3
+    room.timeout = 5.0  # all that are sent at once hang together, and the others are answered
     _, endpoint = await room.endpoint("/fails", behave)
     for _ in range(EVENTS):
         await room.happen()
@@ -66,7 +67,8 @@ async def test_what_does_not_end_in_time_is_cut_off_and_tried_again(room: Room, 
     await room.happen()
     async with room.sender():
         await room.settled()
-        endpoint.behave = always()
+    endpoint.behave, room.timeout = always(), PATIENT
+    async with room.sender():
         await room.pass_time(timedelta(seconds=5))
     first, second = await room.attempts(id_)
     assert first["error"] == "No complete answer within 0.3 seconds."

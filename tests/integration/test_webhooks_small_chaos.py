@@ -14,7 +14,7 @@ from tests.support.webhook_crowd import (
 )
 
 EVENTS = 100
-PATIENCE = 300.0  # seconds; some fifteen are needed
+PATIENCE = 300.0  # seconds; some forty are needed
 
 
 async def test_every_event_arrives_wherever_it_is_ever_accepted_through_kills(
@@ -22,7 +22,7 @@ async def test_every_event_arrives_wherever_it_is_ever_accepted_through_kills(
 ) -> None:
     async with (
         asyncio.timeout(PATIENCE),
-        webhook_place(servers, nats_server, fresh_database, tmp_path, timeout=0.5) as place,
+        webhook_place(servers, nats_server, fresh_database, tmp_path, timeout=3.0) as place,
     ):
         members = await crowd(place, dict.fromkeys(KINDS, 1))
         ids = await survive(place, members, EVENTS, {0.2: "webhooks", 0.4: "nats"})

@@ -7,7 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,9 +80,10 @@ def run_page(
     folder: Path,
     environ: Mapping[str, str],
     *,
-    seconds: float = SECONDS,
+    wait: Callable[[subprocess.Popen[bytes]], int] = lambda process: process.wait(SECONDS),
 ) -> None:
-    """Raises PageError for a block that fails, or says something else than the page shows."""
+    """Raises PageError for a block that fails, or says something else than the page shows.
+    ``wait`` gives the shell's exit status, and raises TimeoutExpired when it has no more time."""
     notes = folder / ".blocks"
     notes.mkdir()
     script = notes / "page.sh"
@@ -99,7 +100,7 @@ def run_page(
         start_new_session=True,
     )
     try:
-        code = process.wait(seconds)
+        code = wait(process)
     except subprocess.TimeoutExpired:
         code = None
     finally:

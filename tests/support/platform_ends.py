@@ -37,7 +37,7 @@ from libs.jobstate.state import ENDED, JobState, decode_state
 from tests.support.jobs import finished_result, first_append, submission
 
 SERVICES = ("billing", "scheduler", "artifact", "webhooks", "telemetry", "relay")
-START_SECONDS = 90.0
+START_SECONDS = 240.0
 STOP_SECONDS = 60.0
 PATIENCE = 90.0  # seconds for anything that happens by itself
 POLL = 0.05

@@ -71,6 +71,8 @@ class ScriptedJob:
     pieces: list[int] = field(default_factory=list)
     away: int = 0
     """So many connections are reset between two pieces."""
+    back: asyncio.Event | None = None
+    """Until it is set, all connections behind the first piece are reset."""
     gate: asyncio.Event | None = None
     """Until it is set, the story stops after the last piece."""
     _away_now: int = 0
@@ -88,7 +90,8 @@ class ScriptedJob:
     async def _stream(self, after: int) -> Answer:
         kind = {"Content-Type": "text/event-stream"}
         if self._away_now:
-            self._away_now -= 1
+            if self.back is None or self.back.is_set():
+                self._away_now -= 1
             return RESETS
         if self.pieces:
             upto = after + self.pieces.pop(0)

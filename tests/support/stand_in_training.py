@@ -1,8 +1,9 @@
 """Training without a model: writes the files that `services.trainer.train` writes, quickly.
 
 The data set's text says how it is to go: ``finish``, ``slow`` (finishes if nobody stops it),
-``deaf`` (slow, and ignores SIGTERM), ``brittle`` (slow, and dies of it), ``tell`` (says what it was
-given), ``fail``, ``crash``.
+``until PATH`` (slow, and does not finish before there is such a file), ``deaf`` (slow, and ignores
+SIGTERM), ``brittle`` (slow, and dies of it), ``tell`` (says what it was given), ``fail``,
+``crash``.
 """
 
 import hashlib
@@ -58,6 +59,8 @@ def run(spec: TrainSpec) -> None:
             if step % spec.params.checkpoint_every == 0:
                 _checkpoint(out, step)
             time.sleep(0 if script in ("finish", "tell") else SLOW_SECONDS)
+        while not stopped and script.startswith("until ") and not os.path.exists(script[6:]):
+            time.sleep(SLOW_SECONDS)
     if stopped:
         _checkpoint(out, step)
     else:

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from deploy.local.program import clean_environment
 
 END_SECONDS = 120  # for Python itself to end on a busy machine
@@ -18,6 +20,7 @@ at_the_end(lambda: print(other.wait(PATIENCE * 0.8), flush=True))
 """
 
 
+@pytest.mark.alone  # they are given a second
 def test_all_farewells_are_said_at_once() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", TWO],

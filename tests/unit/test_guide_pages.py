@@ -1,12 +1,17 @@
 """A page of the guide can't show what was not run, or what did not come."""
 
 import re
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.guide import PageError, blocks_of, fits_json, fits_text, run_page
 
+PATIENCE = 60.0  # seconds
 GUIDE = Path(__file__).parents[2] / "docs" / "guide"
 
 
@@ -16,8 +21,8 @@ def page_of(folder: Path, text: str) -> Path:
     return page
 
 
-def run(folder: Path, text: str, seconds: float = 30) -> None:
-    run_page(blocks_of(page_of(folder, text)), folder, {"HOME": str(folder)}, seconds=seconds)
+def run(folder: Path, text: str) -> None:
+    run_page(blocks_of(page_of(folder, text)), folder, {"HOME": str(folder)})
 
 
 def test_every_link_of_the_guide_leads_to_a_file() -> None:
@@ -74,11 +79,31 @@ def test_a_block_that_fails_is_named(tmp_path: Path, text: str, why: str) -> Non
 
 
 def test_a_page_ends_and_so_does_what_it_began(tmp_path: Path) -> None:
-    with pytest.raises(PageError, match=r"page.md:1 did not end in time"):
-        run(tmp_path, "'''sh\nsleep 60 &\necho $! >pid\nwait\n'''", seconds=1)
+    file = tmp_path / "pid"
+    page = page_of(tmp_path, "'''sh\nsleep 600 &\necho $! >pid\nwait\n'''")
 
-    command = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/cmdline")
-    assert not command.exists() or b"sleep" not in command.read_bytes()
+    def wait(shell: subprocess.Popen[bytes]) -> int:
+        wait_until(lambda: file.exists() and file.read_text().endswith("\n"))
+        return shell.wait(0.1)
+
+    with pytest.raises(PageError, match=r"page.md:1 did not end in time"):
+        run_page(blocks_of(page), tmp_path, {"HOME": str(tmp_path)}, wait=wait)
+
+    wait_until(lambda: has_ended(int(file.read_text())))
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline, "what was waited for has not happened"
+        time.sleep(0.01)
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_numbers_and_ids_may_differ_but_prices_and_words_may_not() -> None:

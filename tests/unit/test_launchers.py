@@ -1,5 +1,6 @@
 """Which launcher the settings choose, and what they must say for it."""
 
+import socket
 from pathlib import Path
 
 import aiohttp
@@ -9,7 +10,7 @@ from libs.settings import SettingsError, decode_settings
 from services.trainer.__main__ import launcher_of
 from services.trainer.launch import Launcher
 from services.trainer.launch_forked import ForkServerLauncher
-from services.trainer.launch_nodes import NodesLauncher
+from services.trainer.launch_nodes import NodesLauncher, held_port
 from services.trainer.launch_torchrun import TorchrunLauncher
 from services.trainer.launch_trainjob import TrainJobLauncher
 from services.trainer.nodes import LOST_SECONDS, Pulse
@@ -81,3 +82,14 @@ def test_a_pulse_is_whatever_goes_on_and_no_old_file() -> None:
     assert not pulse.look("agent", 8).beats
     assert pulse.is_lost
     assert pulse.look("agent", 1).beats, "it has been started again"
+
+
+def test_the_port_where_machines_meet_is_given_to_no_other_before_the_run_listens_on_it() -> None:
+    with held_port("127.0.0.1") as held, socket.socket() as other, socket.socket() as run:
+        with pytest.raises(OSError, match="in use"):
+            other.bind(held.getsockname())
+        run.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        run.bind(held.getsockname())
+        run.listen()
+        with socket.create_connection(held.getsockname(), timeout=60):
+            run.accept()[0].close()
