@@ -1,5 +1,6 @@
 """Three NATS servers, as Kubernetes starts them: what was acknowledged outlives one of them."""
 
+import signal
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -107,8 +108,7 @@ async def test_what_was_acknowledged_outlives_a_server(nodes: list[Node]) -> Non
     operator = await connected(nodes[1:], "operator")
     before = (await operator.jetstream().stream_info("REPORTS")).state.messages
     await eventually(lambda: stored(trainer, f"reports.started.{uuid4()}", b"{}"), bool)
-    nodes[0].process.kill()
-    await nodes[0].process.wait()
+    await nodes[0].end(signal.SIGKILL)
     subject = f"reports.started.{uuid4()}"
     await eventually(lambda: stored(trainer, subject, b"{}"), bool)
     assert (await operator.jetstream().stream_info("REPORTS")).state.messages >= before + 2
