@@ -21,6 +21,7 @@ STOP_SECONDS = 60.0
 
 class Node(Struct, kw_only=True):
     port: int
+    routes: int
     monitor: int
     config: Path
     environment: dict[str, str]
@@ -88,6 +89,7 @@ def prepared(
     passwords = {nats_variable(user): password for user, password in PASSWORDS.items()}
     node = Node(
         port=clients[number],
+        routes=routes[number],
         monitor=monitors[number],
         config=configured(
             folder / str(number),
