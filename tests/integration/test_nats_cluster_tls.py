@@ -193,6 +193,7 @@ async def test_servers_take_a_renewed_certificate_while_they_serve(
             await eventually(partial(shown_to_clients, node, place), is_held_in(place))
             await eventually(partial(shown_to_servers, node, place), is_held_in(place))
             assert node.running.returncode is None
+            assert "Reloaded" in node.log()
         assert await stored(await trainer.connect(), f"reports.started.{uuid4()}", b"{}")
         for broker in (operator, trainer):
             assert (await broker.connect()).stats["reconnects"] == 0, "no connection was ended"
