@@ -108,8 +108,9 @@ async def test_every_stream_is_on_three_servers_that_prove_to_each_other_who_the
             assert info.cluster is not None
             assert len(info.cluster.replicas or ()) == 2
         before = (await asked.stream_info("REPORTS")).state.messages
-        assert await stored(await trainer.connect(), f"reports.started.{uuid4()}", b"{}")
-        assert (await asked.stream_info("REPORTS")).state.messages == before + 1
+        report, client = f"reports.started.{uuid4()}", await trainer.connect()
+        await eventually(lambda: stored(client, report, b"{}"), bool)
+        assert (await asked.stream_info("REPORTS")).state.messages > before
     for node, place in zip(nodes, places, strict=True):
         assert await shown_to_servers(node, place) == held(place)
 
@@ -194,7 +195,8 @@ async def test_servers_take_a_renewed_certificate_while_they_serve(
             await eventually(partial(shown_to_servers, node, place), is_held_in(place))
             assert node.running.returncode is None
             assert "Reloaded" in node.log()
-        assert await stored(await trainer.connect(), f"reports.started.{uuid4()}", b"{}")
+        report, client = f"reports.started.{uuid4()}", await trainer.connect()
+        await eventually(lambda: stored(client, report, b"{}"), bool)
         for broker in (operator, trainer):
             assert (await broker.connect()).stats["reconnects"] == 0, "no connection was ended"
 
