@@ -12,7 +12,7 @@ from msgspec import Struct
 from deploy.local.program import StackError
 from deploy.local.services import ROOT
 from deploy.local.state import Secrets, admin_dsn, load
-from libs.eventlog.connection import Connection, connect
+from libs.eventlog.connection import Connection, NotTrusted, connect
 from libs.eventlog.migrations import ROLES
 from services.gateway.access.limits import Limits, LimitsError, read_limits
 
@@ -79,6 +79,8 @@ async def connected(dsn: str) -> AsyncIterator[Connection]:
     """One connection to the installation's database. `StackError` when it does not answer."""
     try:
         connection = await connect(dsn)
+    except NotTrusted as error:
+        raise StackError(str(error)) from error
     except (OSError, TimeoutError) as error:
         raise StackError(
             f"PostgreSQL does not answer ({error}): start the stack with `tuneyard-server up`."

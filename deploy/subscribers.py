@@ -35,6 +35,9 @@ async def create(
         Path | None, Parameter(help="For containers: the subscribers.conf that NATS is given.")
     ] = None,
     server: Annotated[str, Parameter(help="With --file: where subscribers reach NATS.")] = SERVER,
+    tls: Annotated[
+        bool, Parameter(negative=(), help="With --file: NATS has a certificate there.")
+    ] = False,
     data: Data = HERE,
 ) -> None:
     """Let a program read the events, and nothing else; prints its address, this one time."""
@@ -46,7 +49,8 @@ async def create(
     if file is not None:
         password = subscribers.new_password()
         let_subscribe(file, subscribers.user(name), password)
-        say(f"nats://{subscribers.user(name)}:{password}@{server}")
+        scheme = "tls" if tls else "nats"
+        say(f"{scheme}://{subscribers.user(name)}:{password}@{server}")
         print(
             "Have NATS read its configuration again, and then, with the operator's address in"
             f" TUNEYARD_NATS_URL: tuneyard-server subscriber consumer {name}",
@@ -59,11 +63,15 @@ async def create(
 @app.command
 async def consumer(name: str, /, *, types: Types = "") -> None:
     """Make the place in the stream of a subscriber that `create --file` has let in, or make it
-    anew; TUNEYARD_NATS_URL is the operator's address."""
+    anew; TUNEYARD_NATS_URL is the operator's address, and TUNEYARD_NATS_CA the file of the CA that
+    signs NATS's certificate, where the address begins with tls://."""
     wanted, url = _checked(name, types), os.environ.get("TUNEYARD_NATS_URL")
     if not url:
         raise StackError("Set TUNEYARD_NATS_URL to the operator's address at NATS.")
-    await subscribers.make_place(url, subscribers.user(name), wanted)
+    ca = os.environ.get("TUNEYARD_NATS_CA")
+    await subscribers.make_place(
+        url, subscribers.user(name), wanted, ca=Path(ca) if ca is not None else None
+    )
     say(f"{name} may read: {types or 'every event'}")
 
 

@@ -6,9 +6,11 @@ each event exactly once, is in docs/subscribers.md; what the events are, in docs
 
 import asyncio
 import logging
+import ssl
 from collections import deque
 from collections.abc import Collection
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,9 +21,17 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
-from libs.bus.broker import CONNECT_TIMEOUT, PING_INTERVAL, RECONNECT_WAIT, inbox_prefix, user_of
+from libs.bus.broker import (
+    CONNECT_TIMEOUT,
+    PING_INTERVAL,
+    RECONNECT_WAIT,
+    inbox_prefix,
+    tls_options,
+    user_of,
+)
 from libs.contracts.base import Envelope, Event
 from libs.contracts.events import EVENT_CLASSES, decode_event, type_of
+from libs.tls import advice, trust_anew
 
 STREAM = "EVENTS"
 API = "tuneyard"
@@ -32,6 +42,7 @@ ALIVE_EVERY = 3.0  # seconds; what is held says so, three times before it would 
 MAX_SIGNS = 1_200  # an hour; a handler that takes longer hangs
 BATCH = 64  # events fetched at once; more only delay what is delivered again
 PULL_SECONDS = 5.0  # a pull that NATS forgot in a restart is asked again then
+FIRST_SECONDS = 10.0  # for a connection to a server that has just taken one
 RETRY_PAUSE = 1.0  # seconds between tries while there is no NATS, or no consumer
 REFUSED = "authorization violation"  # as the server says it
 
@@ -76,13 +87,22 @@ class Subscriber:
     ``url`` is the address that was printed when it was created. ``types`` are the events wanted
     (classes, or names such as ``job.completed.v1``), all if empty; others are passed over. While
     NATS is away it waits, for ever. As long as a handler works, its event stays with it: an hour
-    at most. ``api`` is ``$JS.API`` on a NATS of your own without an account for subscribers.
+    at most. ``api`` is ``$JS.API`` on a NATS of your own without an account for subscribers. At a
+    ``tls://`` address, ``ca`` is the file of the CA that signs NATS's certificate, unless the
+    machine knows it. Raises SettingsError where that can't be read.
     """
 
     def __init__(
-        self, url: str, *, types: Collection[type[Event] | str] = (), api: str = API
+        self,
+        url: str,
+        *,
+        types: Collection[type[Event] | str] = (),
+        api: str = API,
+        ca: Path | None = None,
     ) -> None:
         self._url = url
+        self._ca = ca
+        self._tls = tls_options(url, ca)
         self._name = user_of(url)
         self._types = {one if isinstance(one, str) else type_of(one) for one in types}
         self._api = api
@@ -94,10 +114,9 @@ class Subscriber:
 
     async def __aenter__(self) -> "Subscriber":
         """Waits for NATS. Raises Refused."""
-        while not await self._is_taken():
+        while not await self._is_connected():
             logger.warning("NATS does not answer; trying again")
             await asyncio.sleep(RETRY_PAUSE)
-        await self._connect(max_reconnect_attempts=-1)
         self._pull = await self._jetstream().pull_subscribe_bind(self._name, STREAM)
         self._alive = asyncio.create_task(self._say_alive())
         return self
@@ -159,20 +178,25 @@ class Subscriber:
                     with suppress(nats.errors.Error, OSError):
                         await message.in_progress()
 
-    async def _is_taken(self) -> bool:
-        """Whether NATS answers. Raises Refused."""
+    async def _is_connected(self) -> bool:
+        """Whether NATS answers, and from then on for good. Raises Refused."""
         try:
             await self._connect(max_reconnect_attempts=1, allow_reconnect=False)
+            await self._client.close()
+            # Where a handshake fails here, nats-py waits for ever.
+            async with asyncio.timeout(FIRST_SECONDS):
+                await self._connect(max_reconnect_attempts=-1)
         except (nats.errors.Error, OSError, TimeoutError):
             if self._refusal is not None:
                 raise self._refusal from None
             return False
-        await self._client.close()
         return True
 
     async def _note(self, error: Exception) -> None:
         """nats-py itself tries a wrong password for ever."""
-        logger.warning("nats: %r", error)
+        logger.warning("nats: %r %s", error, advice(error) or "")
+        if self._ca is not None and isinstance(error, ssl.SSLCertVerificationError):
+            trust_anew(self._tls["tls"], self._ca)
         if isinstance(error, nats.errors.AuthorizationError) or REFUSED in str(error).lower():
             self._refusal = Refused(f"NATS does not take the user {self._name}: {error}")
 
@@ -185,6 +209,7 @@ class Subscriber:
             reconnect_time_wait=RECONNECT_WAIT,
             ping_interval=PING_INTERVAL,
             error_cb=self._note,
+            **self._tls,
             **options,
         )
 

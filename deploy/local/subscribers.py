@@ -5,6 +5,7 @@ import fcntl
 import os
 import secrets
 import signal
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,8 +22,9 @@ from deploy.local import nats as server
 from deploy.local.program import StackError
 from deploy.local.state import SECRET_BYTES, Ports, Secrets, load, save
 from deploy.local.supervisor import process_of
-from libs.bus.broker import inbox_prefix
+from libs.bus.broker import inbox_prefix, tls_options
 from libs.subscriber import ACK_WAIT, STREAM
+from libs.tls import advice
 
 PREFIX = "sub-"
 """No service is called so: a subscriber's consumer is nobody else's."""
@@ -150,9 +152,12 @@ async def _make_consumer(operator: Client, name: str, types: tuple[str, ...]) ->
         raise StackError("There is no stream of events yet: start the relay first.") from error
 
 
-async def make_place(operator_url: str, name: str, types: tuple[str, ...]) -> None:
-    """Make the consumer of one who was let in by other means. `StackError` without NATS."""
-    operator = await _operator_at(operator_url)
+async def make_place(
+    operator_url: str, name: str, types: tuple[str, ...], ca: Path | None = None
+) -> None:
+    """Make the consumer of one who was let in by other means; ``ca`` as in `make_broker`.
+    `StackError` without NATS."""
+    operator = await _operator_at(operator_url, ca)
     try:
         await _make_consumer(operator, name, types)
     finally:
@@ -167,7 +172,7 @@ async def _operator(ports: Ports, known: Secrets) -> Client:
     )
 
 
-async def _operator_at(url: str) -> Client:
+async def _operator_at(url: str, ca: Path | None = None) -> Client:
     """A server that reads its configuration again may let go of who has not been let in yet."""
     try:
         async for attempt in stamina.retry_context(
@@ -177,8 +182,10 @@ async def _operator_at(url: str) -> Client:
             wait_initial=POLL,
         ):
             with attempt:
-                found = await _connect(url)
+                found = await _connect(url, ca)
         return found
+    except ssl.SSLError as error:
+        raise StackError(f"NATS: {error}. {advice(error)}") from error
     except (nats.errors.Error, OSError, TimeoutError) as error:
         raise StackError(
             f"NATS does not answer ({error}): start it first; on one machine, `tuneyard-server up`."
@@ -195,9 +202,10 @@ async def _is_taken(url: str) -> None:
             await asyncio.sleep(POLL)
 
 
-async def _connect(url: str) -> Client:
+async def _connect(url: str, ca: Path | None = None) -> Client:
     return await client.connect(
         url,
+        **tls_options(url, ca),
         allow_reconnect=False,
         max_reconnect_attempts=1,
         reconnect_time_wait=0,

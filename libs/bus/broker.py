@@ -1,15 +1,21 @@
 """The connection to NATS, with the settings that keep a service alive through an outage."""
 
 import os
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
-from faststream.nats import NatsBroker
+from faststream.nats import NatsBroker, NatsSecurity
 
-from libs.settings import with_each_password
+from libs.settings import SettingsError, with_each_password
+from libs.tls import advice, trust_anew, trusting
 
 CONNECT_TIMEOUT = 2  # seconds
 RECONNECT_WAIT = 0.25  # seconds; the local server is back within one
+NOBODY_THERE = (ConnectionRefusedError, socket.gaierror)  # before any handshake; nats-py goes on
 REFUSED = "authorization violation"
 PING_INTERVAL = 10  # seconds; two lost pings end a dead connection
 
@@ -26,17 +32,50 @@ def inbox_prefix(user: str) -> str:
     return f"_INBOX_{user}"
 
 
-def make_broker(url: str) -> NatsBroker:
+def tls_options(url: str, ca: Path | None) -> dict[str, Any]:
+    """How nats-py is to connect to a ``tls://`` address: as an argument for each of its names.
+
+    TLS from the first byte: by the scheme alone nats-py would begin in plain text, and go on in it,
+    password included, with whoever does not ask for TLS. The name is that of the address for every
+    server that it hears of, which it knows by number only. Raises SettingsError.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "tls":
+        if ca is not None:
+            raise SettingsError(
+                "There is a CA for NATS's certificate, but its address is not for TLS: begin it"
+                " with tls:// instead of nats://."
+            )
+        return {}
+    return {"tls": trusting(ca), "tls_hostname": parts.hostname, "tls_handshake_first": True}
+
+
+def make_broker(url: str, ca: Path | None = None) -> NatsBroker:
     """A broker that reconnects for ever and hands messages to handlers as they are.
 
-    While the user's password is changed, ``url`` may have both (`with_each_password`).
+    While the user's password is changed, ``url`` may have both (`with_each_password`). Where it
+    begins with ``tls://``, ``ca`` is the file of the CAs that may have signed the server's
+    certificate (the machine's own without it); while that one is changed, it may have both as well,
+    and is read again when a certificate is refused. Raises SettingsError, and so does connecting
+    for the first time to a server that can't prove who it is.
 
     Type casting is off: `consume` and `answer` decode with msgspec, once.
     """
-    user, addresses = user_of(url), with_each_password(url)
+    user, addresses, options = user_of(url), with_each_password(url), tls_options(url, ca)
 
     async def failed(error: Exception) -> None:
-        logger.warning("nats error", error=repr(error))
+        known = advice(error)
+        logger.warning("nats error", error=repr(error), **({"advice": known} if known else {}))
+        broken_off = isinstance(error, OSError) and not isinstance(error, NOBODY_THERE)
+        if options and broken_off and broker._connection is None:
+            # A first connection whose handshake fails is closed by nats-py, which then waits for
+            # that for ever. Later ones are tried again.
+            raise SettingsError(
+                f"NATS at {options['tls_hostname']}: {error!r}."
+                f" {known or 'It broke off the handshake: start this again.'}"
+            ) from error
+        if ca is not None and isinstance(error, ssl.SSLCertVerificationError):
+            trust_anew(options["tls"], ca)
         if REFUSED in str(error).lower() and len(addresses) == 1 and broker.running:
             # FastStream's callback raises on this, which ends nats-py's reconnecting: a process
             # whose password was changed would wait for ever. One that is started anew reads it.
@@ -62,6 +101,11 @@ def make_broker(url: str) -> NatsBroker:
         max_outstanding_pings=2,
         closed_cb=closed,
         error_cb=failed,
+        security=NatsSecurity(
+            ssl_context=options.get("tls"),
+            tls_hostname=options.get("tls_hostname"),
+            tls_handshake_first="tls" in options,
+        ),
         apply_types=False,
         logger=None,
     )

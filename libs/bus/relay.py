@@ -10,9 +10,11 @@ published late, never skipped.
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import asyncpg
@@ -43,7 +45,7 @@ from libs.observability.farewell import say_farewell
 from libs.observability.logs import configure_logs
 from libs.observability.metrics import OBSERVATION_FAILED, RELAY_LEADS
 from libs.observability.spans import begun
-from libs.settings import decode_settings
+from libs.settings import SettingsError, decode_settings
 
 RELAY_LOCK = 7_205_760  # an arbitrary constant: whoever holds it is the relay
 DRAIN = 512  # rows a round; more in flight gains nothing with sync_interval: always (measured)
@@ -75,6 +77,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     database_url: str
     nats_url: str
+    nats_ca: Path | None = None
     log_level: str = "info"
     probe_listen: str | None = None
     stream_replicas: Annotated[int, Meta(ge=1, le=5)] = 1
@@ -264,7 +267,7 @@ async def main() -> None:
     # As a container's first process it would not be ended by a signal that it has not asked for.
     # It may leave in the middle of anything: who comes next publishes again.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave)
-    broker = make_broker(settings.nats_url)
+    broker = make_broker(settings.nats_url, settings.nats_ca)
     answer_pings(broker, "relay")
     await broker.start()
     client = await broker.connect()
@@ -281,4 +284,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    try:
+        uvloop.run(main())
+    except SettingsError as error:
+        sys.exit(str(error))

@@ -6,15 +6,20 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlsplit
 
 import asyncpg
 
 from libs.observability.metrics import POOL_WAIT
 from libs.settings import with_each_password
+from libs.tls import advice
 
 COMMAND_TIMEOUT = 10.0  # seconds; a statement of ours takes milliseconds
 CONNECT_TIMEOUT = 5.0
 ACQUIRE_TIMEOUT = 5.0  # seconds; a request that waits longer is better refused than kept
+ROOT_CERT = "sslrootcert"
+NO_CERTIFICATE = "NO_CERTIFICATE_OR_CRL_FOUND"  # as OpenSSL says it
+REFUSES_TLS = "rejected SSL upgrade"  # as asyncpg says it
 SERVER_SETTINGS = {
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
@@ -32,8 +37,16 @@ else:
     Connection = asyncpg.Connection
 
 
+class NotTrusted(ConnectionError):
+    """PostgreSQL could not prove who it is, or not to us; the text says what to do."""
+
+
 async def connect(dsn: str, *, command_timeout: float = COMMAND_TIMEOUT) -> Connection:
-    """While the role's password is changed, ``dsn`` may have both (`with_each_password`)."""
+    """While the role's password is changed, ``dsn`` may have both (`with_each_password`).
+
+    With ``?sslmode=verify-full&sslrootcert=FILE`` the server's certificate must be for the host
+    of the address, and of a CA in the file, which is read for every connection. Raises NotTrusted.
+    """
     *others, last = with_each_password(dsn)
     for one in others:
         with suppress(asyncpg.InvalidPasswordError):
@@ -42,12 +55,26 @@ async def connect(dsn: str, *, command_timeout: float = COMMAND_TIMEOUT) -> Conn
 
 
 async def _connect(dsn: str, command_timeout: float) -> Connection:
-    return await asyncpg.connect(
-        dsn,
-        timeout=CONNECT_TIMEOUT,
-        command_timeout=command_timeout,
-        server_settings=SERVER_SETTINGS,
-    )
+    try:
+        return await asyncpg.connect(
+            dsn,
+            timeout=CONNECT_TIMEOUT,
+            command_timeout=command_timeout,
+            server_settings=SERVER_SETTINGS,
+        )
+    except OSError as error:
+        if ROOT_CERT in dsn and (known := _advice(error)):
+            host = urlsplit(dsn).hostname
+            raise NotTrusted(f"PostgreSQL at {host}: {error}. {known}") from error
+        raise
+
+
+def _advice(error: OSError) -> str | None:
+    if isinstance(error, FileNotFoundError | PermissionError) or NO_CERTIFICATE in str(error):
+        return f"The file that {ROOT_CERT} names can't be read as a CA's certificate, in PEM."
+    if REFUSES_TLS in str(error):
+        return "It has no certificate: turn TLS on there (ssl = on)."
+    return advice(error)
 
 
 class Pool:

@@ -1,6 +1,7 @@
 """Artifact: what a trainer may read and write, and what a customer may download."""
 
 import os
+import sys
 from datetime import UTC, datetime
 from functools import partial
 from uuid import uuid4
@@ -20,7 +21,7 @@ from libs.eventlog.groupcommit import GroupCommit
 from libs.objectstore import ObjectStore, ObjectStoreSettings
 from libs.observability.export import observe
 from libs.observability.logs import configure_logs
-from libs.settings import decode_settings
+from libs.settings import SettingsError, decode_settings
 from services.artifact.handlers import Desk
 from services.artifact.pruning import prune
 from services.artifact.retention import Keeper, delete_due
@@ -38,7 +39,7 @@ async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("artifact", settings.log_level)
     observed = observe("artifact", os.environ)
-    broker = make_broker(settings.nats_url)
+    broker = make_broker(settings.nats_url, settings.nats_ca)
     bucket = ObjectStoreSettings(
         endpoint=settings.s3_endpoint,
         access_key=settings.s3_access_key,
@@ -74,4 +75,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    try:
+        uvloop.run(main())
+    except SettingsError as error:
+        sys.exit(str(error))

@@ -1,5 +1,7 @@
 """What the artifact service needs from its environment."""
 
+from pathlib import Path
+
 from msgspec import Struct
 
 
@@ -12,5 +14,6 @@ class Settings(Struct, frozen=True, kw_only=True):
     s3_access_key: str
     s3_secret_key: str
     s3_bucket: str
+    nats_ca: Path | None = None
     log_level: str = "info"
     probe_listen: str | None = None

@@ -53,7 +53,7 @@ async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("billing", settings.log_level)
     observed = observe("billing", os.environ)
-    broker = make_broker(settings.nats_url)
+    broker = make_broker(settings.nats_url, settings.nats_ca)
     async with database(settings.database_url, size=POOL_SIZE) as pool:
         prices = read_prices(settings.prices)
         provider = connect_provider(settings, prices.currency)

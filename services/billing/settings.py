@@ -17,6 +17,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     database_url: str
     nats_url: str
     prices: Path
+    nats_ca: Path | None = None
     log_level: str = "info"
     probe_listen: str | None = None
     stripe_api_key: str | None = None

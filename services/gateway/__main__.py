@@ -63,7 +63,7 @@ async def main() -> None:
     limits = read_limits(settings.limits)
     issuers = read_issuers(settings.oidc) if settings.oidc else ()
     peppers = peppers_of(settings.key_pepper, settings.key_pepper_previous)
-    broker = make_broker(settings.nats_url)
+    broker = make_broker(settings.nats_url, settings.nats_ca)
     answer_pings(broker, "gateway")
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(database(settings.database_url, size=POOL_SIZE))

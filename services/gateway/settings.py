@@ -23,4 +23,5 @@ class Settings(Struct, frozen=True, kw_only=True):
     key_pepper_previous: str | None = None
     oidc: Path | None = None
     listen: str = "127.0.0.1:8080"
+    nats_ca: Path | None = None
     log_level: str = "info"

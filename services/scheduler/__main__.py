@@ -32,7 +32,7 @@ async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("scheduler", settings.log_level)
     observed = observe("scheduler", os.environ)
-    broker = make_broker(settings.nats_url)
+    broker = make_broker(settings.nats_url, settings.nats_ca)
     async with database(settings.database_url, size=POOL_SIZE) as pool:
         scheduler = handlers.Scheduler(
             pool=pool,

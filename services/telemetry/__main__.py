@@ -2,6 +2,7 @@
 pages, and with the changes of their state as one stream an account."""
 
 import os
+import sys
 from functools import partial
 
 import uvloop
@@ -15,7 +16,7 @@ from libs.eventlog.dead_letters import DeadLetters
 from libs.jobstate.notice import NOTICE_TYPES
 from libs.observability.export import observe
 from libs.observability.logs import configure_logs
-from libs.settings import decode_settings
+from libs.settings import SettingsError, decode_settings
 from services.telemetry.handlers import store_logs, store_metrics
 from services.telemetry.ingest import Ingest
 from services.telemetry.settings import Settings
@@ -33,7 +34,7 @@ async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("telemetry", settings.log_level)
     observed = observe("telemetry", os.environ)
-    broker = make_broker(settings.nats_url)
+    broker = make_broker(settings.nats_url, settings.nats_ca)
     async with database(settings.database_url, size=POOL_SIZE) as pool:
         letters = DeadLetters(pool=pool)
         metrics = Ingest(Keeper(pool, broker, POINTS).keep)
@@ -72,4 +73,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    try:
+        uvloop.run(main())
+    except SettingsError as error:
+        sys.exit(str(error))

@@ -50,7 +50,7 @@ async def serve(settings: Settings, launcher: Launcher) -> None:
     told = asyncio.Event()
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession(timeout=TIMEOUTS))
-        broker = make_broker(settings.nats_url)
+        broker = make_broker(settings.nats_url, settings.nats_ca)
         answer_pings(broker, "trainer")
         warm = asyncio.Event()
         previewer = Previewer(

@@ -29,6 +29,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     models_dir: str
     threads: Annotated[int, Meta(ge=1, le=512)] = 2
     memory_bytes: Count | None = None
+    nats_ca: Path | None = None
     log_level: str = "info"
     probe_listen: str | None = None
     launcher: Literal["subprocess", "torchrun", "trainjob"] = "subprocess"

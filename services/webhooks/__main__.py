@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from libs.eventlog.dead_letters import DeadLetters
 from libs.jobstate.notice import NOTICE_TYPES
 from libs.observability.export import observe
 from libs.observability.logs import configure_logs
-from libs.settings import decode_settings
+from libs.settings import SettingsError, decode_settings
 from services.webhooks import gauges
 from services.webhooks.answering import Answering, forget_answers
 from services.webhooks.guard import Gate
@@ -43,7 +44,7 @@ async def main(now: Callable[[], datetime] = utc_now, timeout: float = TIMEOUT) 
     settings = decode_settings(Settings, os.environ)
     configure_logs("webhooks", settings.log_level)
     observed = observe("webhooks", os.environ)
-    broker = make_broker(settings.nats_url)
+    broker = make_broker(settings.nats_url, settings.nats_ca)
     gate = Gate(allow_loopback=settings.allow_loopback)
     async with (
         database(settings.database_url, size=POOL_SIZE) as pool,
@@ -79,4 +80,7 @@ async def main(now: Callable[[], datetime] = utc_now, timeout: float = TIMEOUT) 
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    try:
+        uvloop.run(main())
+    except SettingsError as error:
+        sys.exit(str(error))

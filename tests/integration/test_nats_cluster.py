@@ -1,5 +1,6 @@
 """Three NATS servers, as Kubernetes starts them: what was acknowledged outlives one of them."""
 
+import signal
 from collections.abc import AsyncIterator
 from functools import partial
 from uuid import uuid4
@@ -125,8 +126,7 @@ async def test_what_was_acknowledged_outlives_a_server(nodes: list[Node]) -> Non
     before = await eventually(reports, lambda count: count is not None)
     assert before is not None
     await eventually(lambda: stored(trainer, f"reports.started.{uuid4()}", b"{}"), bool)
-    nodes[0].process.kill()
-    await nodes[0].process.wait()
+    await nodes[0].end(signal.SIGKILL)
     subject = f"reports.started.{uuid4()}"
     await eventually(lambda: stored(trainer, subject, b"{}"), bool)
     await eventually(reports, lambda count: count is not None and count >= before + 2)

@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,21 +14,53 @@ from deploy.local import nats
 from deploy.local.program import free_port, wheel_executable
 
 CONFIGURATION = NATS_USERS.parent
+IN_TLS = CONFIGURATION.parents[1] / "components/tls"
 PASSWORDS = {user: f"s{user}" for user in nats.PERMISSIONS}
 STOP_SECONDS = 60.0
 
 
-class Node(Struct, frozen=True, kw_only=True):
+class Node(Struct, kw_only=True):
     port: int
+    routes: int
     monitor: int
-    process: asyncio.subprocess.Process
+    config: Path
+    environment: dict[str, str]
+    scheme: str
+    process: asyncio.subprocess.Process | None = None
 
     def url(self, user: str) -> str:
-        return nats.url(user=user, password=PASSWORDS[user], port=self.port)
+        """Under the name that its certificate has, if it has one."""
+        host = "localhost" if self.scheme == "tls" else "127.0.0.1"
+        return f"{self.scheme}://{user}:{PASSWORDS[user]}@{host}:{self.port}"
+
+    @property
+    def running(self) -> asyncio.subprocess.Process:
+        assert self.process is not None
+        return self.process
+
+    async def start(self) -> None:
+        with self.config.with_name("log").open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *(wheel_executable("nats-server"), "-c", str(self.config)),
+                env=os.environ | self.environment,
+                stderr=log,
+            )
+
+    def log(self) -> str:
+        return self.config.with_name("log").read_text()
+
+    async def end(self, how: signal.Signals = signal.SIGTERM) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.process.send_signal(how)
+            async with asyncio.timeout(STOP_SECONDS):
+                await self.process.wait()
 
 
-def configured(folder: Path, *, client: int, routes: int, monitor: int) -> Path:
-    """The checked-in files, with nothing changed but addresses and folders; the main one."""
+def configured(
+    folder: Path, *, client: int, routes: int, monitor: int, certificates: Path | None = None
+) -> Path:
+    """The checked-in files, with nothing changed but addresses and folders; the main one. With
+    ``certificates``, those of the component as well that turns TLS on."""
     (folder / "data").mkdir(parents=True)
     changes = {
         "0.0.0.0:4222": f"127.0.0.1:{client}",
@@ -35,48 +68,76 @@ def configured(folder: Path, *, client: int, routes: int, monitor: int) -> Path:
         "0.0.0.0:8222": f"127.0.0.1:{monitor}",
         '"/data"': f'"{folder}/data"',
         "/run/nats": str(folder),
+        "/etc/nats-tls": str(certificates),
     }
-    for file in CONFIGURATION.glob("*.conf"):
-        text = file.read_text()
-        for from_, to in changes.items():
-            text = text.replace(from_, to)
-        (folder / file.name).write_text(text)
+    for place in (CONFIGURATION, *([IN_TLS] if certificates else [])):
+        for file in place.glob("*.conf"):
+            text = file.read_text()
+            for from_, to in changes.items():
+                text = text.replace(from_, to)
+            (folder / file.name).write_text(text)
     return folder / "cluster.conf"
 
 
-@asynccontextmanager
-async def cluster(folder: Path, size: int = 3) -> AsyncIterator[list[Node]]:
-    """Yields at once; the servers find each other within a second or two."""
-    clients, routes, monitors = ([free_port() for _ in range(size)] for _ in range(3))
-    addresses = ", ".join(f'"nats://routes:sroutes@127.0.0.1:{port}"' for port in routes)
+def prepared(
+    folder: Path, number: int, ports: Sequence[Sequence[int]], certificates: Path | None
+) -> Node:
+    """One server, which does not run yet; ``ports`` are those of all: clients, routes, monitors."""
+    clients, routes, monitors = ports
+    host = "localhost" if certificates else "127.0.0.1"
+    addresses = ", ".join(f'"nats://routes:$PASSWORD@{host}:{port}"' for port in routes)
     passwords = {nats_variable(user): password for user, password in PASSWORDS.items()}
-    nodes = []
+    node = Node(
+        port=clients[number],
+        routes=routes[number],
+        monitor=monitors[number],
+        config=configured(
+            folder / str(number),
+            client=clients[number],
+            routes=routes[number],
+            monitor=monitors[number],
+            certificates=certificates,
+        ),
+        environment=passwords | {"SERVER_NAME": f"nats-{number}", "ROUTES": f"[{addresses}]"},
+        scheme="tls" if certificates else "nats",
+    )
+    set_routes_password(node, "sroutes")
+    return node
+
+
+def set_routes_password(node: Node, password: str) -> None:
+    """As its next start will read it: from one Secret, for what it takes and what it says."""
+    former = node.environment.get("ROUTES_PASSWORD", "$PASSWORD")
+    routes = node.environment["ROUTES"].replace(f":{former}@", f":{password}@")
+    node.environment |= {"ROUTES_PASSWORD": password, "ROUTES": routes}
+
+
+@asynccontextmanager
+async def single(folder: Path, certificates: Path) -> AsyncIterator[Node]:
+    """One server, as the small overlay has it, in TLS."""
+    node = prepared(folder, 0, [[free_port()] for _ in range(3)], certificates)
+    node.config = node.config.with_name("nats.conf")
     try:
-        for number in range(size):
-            config = configured(
-                folder / str(number),
-                client=clients[number],
-                routes=routes[number],
-                monitor=monitors[number],
-            )
-            process = await asyncio.create_subprocess_exec(
-                wheel_executable("nats-server"),
-                "-c",
-                str(config),
-                env=os.environ
-                | passwords
-                | {
-                    "SERVER_NAME": f"nats-{number}",
-                    "ROUTES_PASSWORD": "sroutes",
-                    "ROUTES": f"[{addresses}]",
-                },
-                stderr=asyncio.subprocess.DEVNULL,
-            )
-            nodes.append(Node(port=clients[number], monitor=monitors[number], process=process))
+        await node.start()
+        yield node
+    finally:
+        await node.end(signal.SIGKILL)
+
+
+@asynccontextmanager
+async def cluster(
+    folder: Path, size: int = 3, certificates: Sequence[Path] = ()
+) -> AsyncIterator[list[Node]]:
+    """Yields at once; the servers find each other within a second or two. In TLS where there are
+    ``certificates``, a folder for each."""
+    ports = [[free_port() for _ in range(size)] for _ in range(3)]
+    nodes = [
+        prepared(folder, number, ports, certificates[number] if certificates else None)
+        for number in range(size)
+    ]
+    try:
+        for node in nodes:
+            await node.start()
         yield nodes
     finally:
-        for node in nodes:
-            if node.process.returncode is None:
-                node.process.kill()
-        async with asyncio.timeout(STOP_SECONDS):
-            await asyncio.gather(*(node.process.wait() for node in nodes))
+        await asyncio.gather(*(node.end(signal.SIGKILL) for node in nodes))

@@ -104,7 +104,12 @@ def test_natss_server_gets_a_password_for_each_user_and_its_files_as_they_are() 
         config = next(
             one for name, one in of_kind(overlay, "ConfigMap").items() if name.startswith("nats-")
         )
-        files = {file.name: file.read_text() for file in (K8S / "base/nats").glob("*.conf")}
+        in_tls = [K8S / "components/tls"] if of_kind(overlay, "Certificate") else []
+        files = {
+            file.name: file.read_text()
+            for place in (K8S / "base/nats", *in_tls)
+            for file in (*place.glob("*.conf"), *place.glob("*.sh"))
+        }
         assert config["data"] == files
 
 
@@ -127,6 +132,8 @@ def test_secrets_are_only_referred_to_and_the_command_makes_each_of_them() -> No
         assert not of_kind(overlay, "Secret")
         used = set(secret_references(list(rendered(overlay))))
         made = {one["metadata"]["name"] for one in kubernetes_secrets()}  # type: ignore[index]
+        made |= {one["spec"]["secretName"] for one in of_kind(overlay, "Certificate").values()}
+        made |= {f"{cluster}-ca" for cluster in of_kind(overlay, "Cluster")}
         assert used - GIVEN_BY_THE_OPERATOR == made
         for workload in of_kind(overlay, *WORKLOADS):
             for variable in container_of(overlay, workload)["env"]:
@@ -168,7 +175,7 @@ def test_no_pod_has_rights_that_it_does_not_need(overlay: str) -> None:
         assert pod["securityContext"]["runAsNonRoot"] is True, name
         assert pod["securityContext"]["runAsUser"] >= 10_000, name
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
-        for container in pod["containers"]:
+        for container in (*pod["containers"], *pod.get("initContainers", ())):
             context = container["securityContext"]
             assert context == {
                 "allowPrivilegeEscalation": False,
