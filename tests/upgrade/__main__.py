@@ -63,6 +63,8 @@ class Proof:
         if paid:
             await asyncio.to_thread(pay, self.books)
         await self.clients.fresh(FRESH)
+        if self.books.receiver is not None:
+            await asyncio.to_thread(self.books.told)
         after = len(self.clients.ended), self.clients.asked, self.clients.again
         did = [str(now - then) for now, then in zip(after, before, strict=True)]
         who = ["+".join(self._names(service)) for service in ORDER]
