@@ -124,10 +124,23 @@ async def remove(folder: Path, name: str) -> None:
             if passwords.pop(user(name), None) is None:
                 raise StackError(f"There is no subscriber {name}: `subscriber list` shows them.")
             _store(folder, passwords)
-        with suppress(nats.js.errors.NotFoundError):
-            await operator.jetstream().delete_consumer(STREAM, user(name))
     finally:
         await operator.close()
+    await _forget(ports, secrets_known, user(name))
+
+
+async def _forget(ports: Ports, known: Secrets, name: str) -> None:
+    """While the server reads its configuration again, a question may get no answer."""
+    async for attempt in stamina.retry_context(
+        on=(nats.errors.Error, OSError), attempts=None, timeout=RELOAD_SECONDS, wait_initial=POLL
+    ):
+        with attempt:
+            operator = await _operator(ports, known)
+            try:
+                with suppress(nats.js.errors.NotFoundError):
+                    await operator.jetstream().delete_consumer(STREAM, name)
+            finally:
+                await operator.close()
 
 
 async def _make_consumer(operator: Client, name: str, types: tuple[str, ...]) -> None:

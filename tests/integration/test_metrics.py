@@ -14,7 +14,7 @@ import pytest
 from msgspec import Struct
 
 from deploy.local.observation import METRICS_LISTEN
-from deploy.local.program import Program, free_port, port_is_free
+from deploy.local.program import Program, free_port
 from deploy.local.services import MODULES, environment, trainer_environment
 from libs.bus.rpc import ask
 from libs.contracts import rpc
@@ -42,6 +42,14 @@ LOOK = 90.0  # seconds; longer than from one look at the database to the next
 JOB = {"job_type": "finetune"}
 EVENTS = 8  # of a job's way, from payment.reserved to payment.captured, without checkpoints
 NOTICES = 3  # a customer is told of: queued, started, completed
+SETTLED = (
+    ("relay", series("tuneyard_nats_stream_messages", stream="EVENTS"), EVENTS),
+    ("relay", series("tuneyard_outbox_events"), 0),
+    ("scheduler", series("tuneyard_lease_held"), 0),
+    ("webhooks", series("tuneyard_webhook_pending"), 0),
+    ("trainer", series("tuneyard_trainer_busy"), 0),
+)
+"""What a look at the database, at NATS or at oneself says, each some time after it is so."""
 CHANGING = ("tuneyard.process", "tuneyard.postgres", "tuneyard.nats.stream.size")
 
 
@@ -84,15 +92,21 @@ async def train(platform: Platform, stack: AsyncExitStack, until: Path) -> None:
 
 
 def free_row(length: int) -> int:
-    """The first of so many ports that follow each other."""
-    while True:
-        first = free_port()
-        if all(port_is_free(port) for port in range(first, first + length)):
-            return first
+    """The first of so many ports that follow each other, none of which is found again."""
+    row = [free_port()]
+    while len(row) < length:
+        port = free_port()
+        row = [*row, port] if port == row[-1] + 1 else [port]
+    return row[0]
 
 
 def listening(platform: Platform, service: str) -> str:
     return environment(platform.stack, service)[METRICS_LISTEN]
+
+
+async def scrape_all(platform: Platform) -> dict[str, dict[Series, float]]:
+    names = (*SERVICES, "gateway", "trainer")
+    return {name: await scrape(listening(platform, name)) for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -131,12 +145,10 @@ async def seen(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Seen]:
         await platform.ended(job_id, "completed")
         await eventually(lambda: sum(endpoint.accepted.values()) == NOTICES)
         scraped: dict[str, dict[Series, float]] = {}
-        everything = series("tuneyard_nats_stream_messages", stream="EVENTS")
         async with asyncio.timeout(LOOK):  # until all has been looked at again
-            while scraped.get("relay", {}).get(everything) != EVENTS:
+            while any(scraped.get(name, {}).get(one) != now for name, one, now in SETTLED):
                 await asyncio.sleep(0.2)
-                for name in (*SERVICES, "gateway", "trainer"):
-                    scraped[name] = await scrape(listening(platform, name))
+                scraped = await scrape_all(platform)
         yield Seen(platform=platform, collector=collector, during=during, scraped=scraped)
         # Before NATS, without which it has nobody to take leave of.
         await platform.supervisor.stop(["trainer-0"], within_seconds=STOP_SECONDS)
@@ -215,16 +227,21 @@ async def test_every_series_that_a_process_has_is_declared_with_its_labels(seen:
 
 async def test_a_collector_is_sent_the_same_by_otlp(seen: Seen) -> None:
     """Under OpenTelemetry's names, with the units that are declared."""
-    wanted = {service: as_sent(scraped) for service, scraped in seen.scraped.items()}
 
     def sent() -> dict[str, dict[Series, float]]:
         return {
             service: {key: value for key, value in got.items() if stands_still(key[0])}
-            for service in wanted
+            for service in seen.scraped
             if (got := seen.collector.received.get(f"tuneyard-{service}"))
         }
 
-    await eventually(lambda: sent() == wanted)
+    async def scraped() -> dict[str, dict[Series, float]]:
+        now = await scrape_all(seen.platform)
+        return {service: as_sent(found) for service, found in now.items()}
+
+    async with asyncio.timeout(LOOK):  # until both are of the same look at everything
+        while sent() != await scraped():  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
     for name, unit in seen.collector.units.items():
         assert METRICS[name].unit == unit
 
