@@ -66,11 +66,12 @@ async def test_a_terminal_shows_the_bar_the_time_the_curve_and_the_last_lines(
     async with failing_server(ScriptedJob(story(), pieces=[5], gate=gate)) as server:
         environ = Command(tmp_path, server.url, "k").environ()
         async with terminal(WATCH, environ) as shown:
-            live = await shown.until(lambda text: "step 30/60" in text, "half of the job")
+            live = await shown.until(  # both are there only when all is drawn
+                lambda text: "step 30/60" in text and "step 20/60" in text, "half of the job"
+            )
             assert "running (train)  contract of tiny" in live
             assert "loss 2.5  1,000 tok/s" in live
             assert "loss (o: held-out data)" in live
-            assert "step 20/60" in live
             gate.set()
             assert await shown.end() == 0
 
