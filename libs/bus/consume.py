@@ -209,6 +209,20 @@ async def update_consumers(broker: NatsBroker) -> None:
             await _update(jetstream, one.stream.name, one.config)
 
 
+async def forget_ended(broker: NatsBroker) -> None:
+    """Let go of the tasks that pulled messages until something failed.
+
+    FastStream begins them anew, and keeps the former ones, each with its error's frames. nats-py
+    fails so regularly: a pull that ends just as its time is up raises asyncio's TimeoutError
+    instead of its own, once in some minutes of silence for each consumer.
+    """
+    for one in broker.subscribers:
+        if isinstance(one, PullStreamSubscriber):
+            ended = {task for task in one.tasks if task.done()}
+            await asyncio.sleep(0)  # one that has just ended is begun anew only while it is there
+            one.tasks[:] = [task for task in one.tasks if task not in ended]
+
+
 async def _update(jetstream: JetStreamContext, stream: str, declared: ConsumerConfig) -> None:
     assert declared.durable_name is not None
     try:

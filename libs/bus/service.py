@@ -4,13 +4,14 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 
 import asyncpg
 import stamina
 import structlog
 from faststream.nats import NatsBroker
 
-from libs.bus.consume import update_consumers
+from libs.bus.consume import forget_ended, update_consumers
 from libs.bus.probe import probed
 from libs.bus.rpc import answer_pings
 from libs.bus.streams import streams_exist
@@ -21,6 +22,7 @@ from libs.observability.metrics import DEAD_LETTERS, OBSERVATION_FAILED
 
 START_PATIENCE = 60.0  # seconds; the servers and the migrations of a cold machine take that long
 RETRY_PAUSE = 0.2  # seconds
+FORGET_EVERY = 60.0  # seconds; a few tasks end within it
 LOOK_EVERY = 5.0  # seconds; who scrapes every 15 sees no older number, and a look counts queues
 STOP_PATIENCE = 4.0  # seconds, of the 5 a supervisor waits; unfinished work is delivered again
 
@@ -121,7 +123,8 @@ async def run_service(
     counting = (
         watched(observed, "dead_letters", letters.count, DEAD_LETTERS) if letters else nullcontext()
     )
-    async with probed(probe_listen, client), retrying, counting:
+    forgetting = every(FORGET_EVERY, partial(forget_ended, broker))
+    async with probed(probe_listen, client), forgetting, retrying, counting:
         await told.wait()
     try:
         async with asyncio.timeout(STOP_PATIENCE):

@@ -7,12 +7,14 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 from faststream.nats import NatsBroker
+from faststream.nats.subscriber.usecases import PullStreamSubscriber
 from msgspec import Struct, field
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy
 
 from libs.bus.broker import make_broker
-from libs.bus.consume import durable_name, subscribe, update_consumers
+from libs.bus.consume import durable_name, forget_ended, subscribe, update_consumers
 from libs.bus.streams import DAY, EVENTS, EVENTS_DAYS, REPORTS, NotChanged, declare_streams
 from libs.contracts.base import Envelope
 from libs.contracts.scheduler import JobReclaimed
@@ -28,6 +30,8 @@ from tests.support.waiting import eventually
 
 LONG = 600.0  # seconds; a test that waited for the old setting would fail
 SOON = 1.0
+MANY = 20  # pulls that fail
+WORKING = 2  # tasks of a consumer: one pulls, one hands out
 ADVISORY = "$JS.EVENT.ADVISORY.API"
 
 
@@ -163,6 +167,41 @@ async def test_nothing_is_written_where_nothing_differs(
     await jetstream.add_consumer("EVENTS", counter.of_old())
     assert await writes(3) == 2, "it was made, and changed once"
     await advisories.unsubscribe()
+
+
+async def test_pulls_that_fail_are_begun_anew_and_leave_nothing_behind(
+    jetstream: JetStreamContext, nats_server: Nats, counter: Counter
+) -> None:
+    broker = counter.process(nats_server.url("webhooks"))
+    await broker.start()
+    (one,) = broker.subscribers
+    assert isinstance(one, PullStreamSubscriber)
+    assert one.subscription is not None
+    fetch, failures = one.subscription.fetch, 0
+
+    async def fail(**_: object) -> list[Msg]:
+        nonlocal failures
+        failures += 1
+        await asyncio.sleep(0)
+        raise TimeoutError  # as nats-py does where it should raise its own
+
+    async def failed() -> int:
+        return failures
+
+    async def handled() -> list[UUID]:
+        return counter.handled
+
+    one.subscription.fetch = fail  # type: ignore[method-assign]
+    await eventually(failed, lambda number: number > MANY)
+    kept = len(one.tasks)
+    one.subscription.fetch = fetch  # type: ignore[method-assign]
+    await forget_ended(broker)
+
+    assert kept > MANY
+    assert len(one.tasks) <= WORKING
+    event = await publish(jetstream, counter.subject)
+    await eventually(handled, lambda events: events == [event])
+    await broker.stop()
 
 
 async def test_what_nats_refuses_to_change_is_said_with_what_to_do(

@@ -15,6 +15,7 @@ from typing import TypeVar
 from uuid import UUID
 
 import httpx
+import psutil
 
 from deploy.local.account import REQUESTS_PER_MINUTE
 from deploy.local.observation import SPANS_FILE
@@ -151,14 +152,18 @@ class LocalStack:
         assert not list((self.folder / "run").iterdir())
 
     def lose(self) -> None:
-        """As if the plug were pulled: every process is killed at once."""
+        """As if the plug were pulled: every process is killed at once, and gone."""
         process = self._process
         assert process is not None
-        os.killpg(process.pid, signal.SIGKILL)  # its programs are on a leash and follow
+        supervisor = psutil.Process(process.pid)
+        # PostgreSQL's own processes outlive it for a moment, in which they still write.
+        everybody = [supervisor, *supervisor.children(recursive=True)]
+        for one in everybody:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
         process.wait()
-        for name in PROCESSES:
-            with suppress(TypeError, ProcessLookupError):
-                os.killpg(self.pid(name), signal.SIGKILL)  # type: ignore[arg-type]
+        _, left = psutil.wait_procs(everybody, timeout=STOP_SECONDS)
+        assert not left, left
 
     def pid(self, name: str) -> int | None:
         """None while the supervisor waits to start it again."""
