@@ -16,9 +16,9 @@ from tests.integration.stream_app import streaming
 from tests.support.sdk import ask
 from tests.support.stack import Database, Nats
 from tests.support.stream_jobs import COMPLETED, STARTED, happened, lines, points, submitted_job
-from tests.support.streams import publish
+from tests.support.streams import PATIENCE, publish
 from tuneyard import AsyncTuneyard
-from tuneyard.types import DoneEvent, LogEvent, MetricsEvent, StateEvent
+from tuneyard.types import DoneEvent, LogEvent, MetricsEvent, StateEvent, StreamEvent
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +39,26 @@ async def account(gateway: Gateway) -> tuple[UUID, str]:
     return await gateway.account(cents=0)
 
 
+async def next_of(
+    events: AsyncIterator[StreamEvent], before: list[StreamEvent]
+) -> StreamEvent | None:
+    """None at the end."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await anext(events, None)
+    except TimeoutError:
+        raise AssertionError(f"nothing came behind {before}") from None
+
+
 async def test_a_job_is_followed_to_its_end_and_once_more_from_its_middle(
     gateway: Gateway, trainer: NatsBroker, account: tuple[UUID, str]
 ) -> None:
     account_id, key = account
     job = await submitted_job(gateway.admin, account_id)
-    whole = []
-    async with AsyncTuneyard(api_key=key, base_url=gateway.url) as client, asyncio.timeout(180):
+    whole: list[StreamEvent] = []
+    async with AsyncTuneyard(api_key=key, base_url=gateway.url) as client:
         async with aclosing(client.jobs.stream(job_id=str(job))) as events:
-            async for event in events:
+            while (event := await next_of(events, whole)) is not None:
                 whole.append(event)
                 match event:
                     case StateEvent(data=notice) if notice.type == "job.queued":
