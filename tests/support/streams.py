@@ -97,13 +97,15 @@ async def publish(broker: NatsBroker, batch: MetricBatch | LogBatch) -> None:
 
 @asynccontextmanager
 async def relaying(broker: NatsBroker, database: Database) -> AsyncIterator[None]:
-    """What is appended to this database reaches NATS."""
+    """What is appended to this database reaches NATS. Raises what ended the relay, if anything."""
     task = asyncio.create_task(relay(broker, database.dsn("relay")))
     try:
         yield
     finally:
+        if task.done():
+            task.result()
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.wait({task})
 
 
 def telemetry_settings(database: Database, nats: Nats) -> dict[str, str]:
