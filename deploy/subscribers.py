@@ -65,14 +65,28 @@ async def consumer(name: str, /, *, types: Types = "") -> None:
     """Make the place in the stream of a subscriber that `create --file` has let in, or make it
     anew; TUNEYARD_NATS_URL is the operator's address, and TUNEYARD_NATS_CA the file of the CA that
     signs NATS's certificate, where the address begins with tls://."""
-    wanted, url = _checked(name, types), os.environ.get("TUNEYARD_NATS_URL")
+    wanted = _checked(name, types)
+    url, ca = _operators_nats()
+    await subscribers.make_place(url, subscribers.user(name), wanted, ca=ca)
+    say(f"{name} may read: {types or 'every event'}")
+
+
+@app.command
+async def update() -> None:
+    """Give every subscriber's place in the stream the settings of this release, as `up` does on
+    one machine; each stays where it is. TUNEYARD_NATS_URL and TUNEYARD_NATS_CA as for `consumer`.
+    """
+    url, ca = _operators_nats()
+    for name in await subscribers.update_places(url, ca):
+        say(f"updated {name}")
+
+
+def _operators_nats() -> tuple[str, Path | None]:
+    """The operator's address at NATS, and the file of its CA. `StackError` without an address."""
+    url, ca = os.environ.get("TUNEYARD_NATS_URL"), os.environ.get("TUNEYARD_NATS_CA")
     if not url:
         raise StackError("Set TUNEYARD_NATS_URL to the operator's address at NATS.")
-    ca = os.environ.get("TUNEYARD_NATS_CA")
-    await subscribers.make_place(
-        url, subscribers.user(name), wanted, ca=Path(ca) if ca is not None else None
-    )
-    say(f"{name} may read: {types or 'every event'}")
+    return url, Path(ca) if ca is not None else None
 
 
 def _checked(name: str, types: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import os
 import secrets
 import signal
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import nats.js.errors
 import stamina
 from msgspec import Struct
 from nats.aio.client import Client
+from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from deploy.local import nats as server
@@ -23,11 +24,16 @@ from deploy.local.program import StackError
 from deploy.local.state import SECRET_BYTES, Ports, Secrets, load, save
 from deploy.local.supervisor import process_of
 from libs.bus.broker import inbox_prefix, tls_options
+from libs.bus.streams import consumers_of
 from libs.subscriber import ACK_WAIT, STREAM
 from libs.tls import advice
 
 PREFIX = "sub-"
 """No service is called so: a subscriber's consumer is nobody else's."""
+
+DECLARED = {"ack_wait": ACK_WAIT, "max_deliver": -1}
+"""What a release says of a subscriber's consumer, and may say differently: NATS can change these.
+Its types it can change too, but they are the subscriber's own choice."""
 
 RELOAD_SECONDS = 10.0  # until the server knows a new user; it takes milliseconds
 POLL = 0.05
@@ -156,10 +162,8 @@ async def _make_consumer(operator: Client, name: str, types: tuple[str, ...]) ->
                 durable_name=name,
                 ack_policy=AckPolicy.EXPLICIT,
                 deliver_policy=DeliverPolicy.ALL,
-                ack_wait=ACK_WAIT,
-                max_deliver=-1,
                 filter_subjects=[f"events.{one}.*" for one in types] or None,
-            ),
+            ).evolve(**DECLARED),
         )
     except nats.js.errors.NotFoundError as error:
         raise StackError("There is no stream of events yet: start the relay first.") from error
@@ -175,6 +179,34 @@ async def make_place(
         await _make_consumer(operator, name, types)
     finally:
         await operator.close()
+
+
+async def update_places(operator_url: str, ca: Path | None = None) -> list[str]:
+    """Bring the consumers that an older release has made to this one's settings, whoever of the
+    subscribers they are. What they have delivered, and what waits for an answer, they still know.
+    Names of the subscribers; ``ca`` as in `make_broker`. `StackError` without NATS.
+    """
+    operator = await _operator_at(operator_url, ca)
+    try:
+        return [name async for name in _updated(operator.jetstream())]
+    except (nats.errors.Error, OSError, TimeoutError) as error:
+        raise StackError(f"The subscribers' places could not be updated: {error!r}.") from error
+    finally:
+        await operator.close()
+
+
+async def _updated(jetstream: JetStreamContext) -> AsyncIterator[str]:
+    try:
+        consumers = await consumers_of(jetstream, STREAM)
+    except nats.js.errors.NotFoundError:  # before the relay has ever run
+        return
+    for there in (one.config for one in consumers):
+        name = there.durable_name or ""
+        if name.startswith(PREFIX) and any(
+            getattr(there, setting) != value for setting, value in DECLARED.items()
+        ):
+            await jetstream.add_consumer(STREAM, there.evolve(**DECLARED))
+            yield name.removeprefix(PREFIX)
 
 
 async def _operator(ports: Ports, known: Secrets) -> Client:

@@ -182,6 +182,9 @@ async def start_nats(stack: Stack, supervisor: Supervisor, say: Say) -> None:
             subscribers=subscribers.known(stack.folder),
         )
     await _start_server(server, lambda: nats.answers(operator_url), supervisor, say)
+    with subscribers.alone(stack.folder):  # or one that is removed just now would be made anew
+        for name in await subscribers.update_places(operator_url):
+            say(f"updated the subscriber {name}")
 
 
 async def start_s3(stack: Stack, supervisor: Supervisor, say: Say) -> None:

@@ -5,9 +5,8 @@ Each relay looks, also one that stands by, so that a relay which hangs does not 
 """
 
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerInfo
 
-from libs.bus.streams import STREAMS, streams_exist
+from libs.bus.streams import STREAMS, consumers_of, streams_exist
 from libs.eventlog.connection import Pool
 from libs.observability.metrics import (
     CONNECTIONS,
@@ -24,8 +23,6 @@ from libs.observability.metrics import (
     STREAM_SIZE,
     TRANSACTIONS,
 )
-
-PAGE = 256  # consumers; what NATS lists at once
 
 OF_NATS = (
     CONSUMER_PENDING,
@@ -74,7 +71,7 @@ async def look_at_nats(jetstream: JetStreamContext) -> None:
     names = [str(one.name) for one in STREAMS]
     await streams_exist(jetstream, frozenset(names))
     states = {name: (await jetstream.stream_info(name)).state for name in names}
-    consumers = [(name, one) for name in names for one in await _consumers(jetstream, name)]
+    consumers = [(name, one) for name in names for one in await consumers_of(jetstream, name)]
     STREAM_MESSAGES.show(*((state.messages, name) for name, state in states.items()))
     STREAM_SIZE.show(*((state.bytes, name) for name, state in states.items()))
     for gauge, number in (
@@ -83,12 +80,3 @@ async def look_at_nats(jetstream: JetStreamContext) -> None:
         (CONSUMER_REDELIVERED, "num_redelivered"),
     ):
         gauge.show(*((getattr(one, number) or 0, name, one.name) for name, one in consumers))
-
-
-async def _consumers(jetstream: JetStreamContext, stream: str) -> list[ConsumerInfo]:
-    found: list[ConsumerInfo] = []
-    while True:
-        page = await jetstream.consumers_info(stream, offset=len(found))
-        found += page
-        if len(page) < PAGE:
-            return found

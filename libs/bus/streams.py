@@ -10,7 +10,7 @@ import nats.js.errors
 from faststream.exceptions import FastStreamException
 from faststream.nats import NatsBroker
 from nats.js import JetStreamContext
-from nats.js.api import RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import ConsumerInfo, RetentionPolicy, StorageType, StreamConfig
 
 from libs.contracts.base import Event
 from libs.contracts.events import type_of
@@ -47,6 +47,7 @@ TELEMETRY = StreamConfig(
 )
 STREAMS = (EVENTS, REPORTS, TELEMETRY)
 
+PAGE = 256  # consumers; what NATS lists at once
 NUDGE = "nudge.outbox"
 """Core NATS: an append was committed. Only a hint; the relay polls as well."""
 
@@ -129,6 +130,16 @@ async def streams_exist(jetstream: JetStreamContext, names: frozenset[str]) -> N
                     break
                 except (nats.errors.Error, nats.js.errors.APIError):
                     await asyncio.sleep(0.2)
+
+
+async def consumers_of(jetstream: JetStreamContext, stream: str) -> list[ConsumerInfo]:
+    """All of them. Raises nats-py's NotFoundError where there is no such stream."""
+    found: list[ConsumerInfo] = []
+    while True:
+        page = await jetstream.consumers_info(stream, offset=len(found))
+        found += page
+        if len(page) < PAGE:
+            return found
 
 
 def nudge_relay(broker: NatsBroker) -> Callable[[], None]:

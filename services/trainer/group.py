@@ -18,6 +18,7 @@ from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+from services.trainer.once import claim
 from services.trainer.parallel import ADDRESS
 
 BEGUN_BEFORE = 73  # the exit status of a run that must not begin a second time
@@ -35,7 +36,7 @@ def main() -> None:
     node = os.environ.get("PET_NODE_RANK", "0")  # Kubeflow's way to give torchrun its options
     if own.output and node == "0":
         lead_output(own.output)
-    if own.once and not claim(own.once.with_name(f"{own.once.name}-{node}")):
+    if own.once and not claim(own.once, node):
         print("this attempt has begun before; another one goes on from its checkpoint")
         sys.exit(BEGUN_BEFORE)
     if own.processes or "PET_NPROC_PER_NODE" not in os.environ:
@@ -53,15 +54,6 @@ def main() -> None:
         end_as(first.exitcode)
     except SignalException as error:
         end_as(-error.sigval)
-
-
-def claim(path: Path) -> bool:
-    """Whether this process is the first to make the file."""
-    try:
-        path.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
 
 
 def lead_output(path: Path) -> None:

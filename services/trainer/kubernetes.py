@@ -44,15 +44,26 @@ class Metadata(Struct, frozen=True, rename="camel"):
     name: str
 
 
+class Spec(Struct, frozen=True):
+    suspend: bool = False
+
+
 class TrainJob(Struct, frozen=True):
     """What is read of one."""
 
     metadata: Metadata
+    spec: Spec = Spec()
     status: State = State()
 
     def condition(self, kind: str) -> Condition | None:
         """The one of this type, if it holds."""
         return next((one for one in self.status.conditions if one.type == kind and one.holds), None)
+
+    @property
+    def suspended(self) -> Condition | None:
+        """As it is, and as it is meant to be: the condition still holds for a moment after Kueue
+        has let a TrainJob go."""
+        return self.condition("Suspended") if self.spec.suspend else None
 
     @property
     def runs(self) -> bool:

@@ -19,6 +19,7 @@ from msgspec import Struct
 from libs.contracts.training import TrainSpec
 from services.trainer.kubernetes import ApiAway, ApiRefused, TrainJob, TrainJobApi
 from services.trainer.launch_torchrun import ONE_PROCESS, write_spec
+from services.trainer.once import has_begun, was_to_begin_again
 
 POLL_SECONDS = 2.0  # a run takes minutes at least, and the API has others to serve
 TRAINER = "tuneyard.dev/trainer"
@@ -48,7 +49,6 @@ def trainjob(spec: TrainSpec, file: Path, output: Path, where: Where) -> dict[st
     """What is created. A pod of the runtime that begins a second time would begin anew, and
     overwrite what the first has kept: it may only begin once."""
     alone = spec.job_type in ONE_PROCESS
-    once = output.with_name("begun")
     return {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainJob",
@@ -72,10 +72,15 @@ def trainjob(spec: TrainSpec, file: Path, output: Path, where: Where) -> dict[st
                 "numNodes": 1 if alone else where.nodes,
                 "numProcPerNode": 1 if alone else where.processes or 1,
                 "command": ["python", "-m", "services.trainer.group"],
-                "args": [str(file), "--output", str(output), "--once", str(once)],
+                "args": [str(file), "--output", str(output), "--once", str(once_of(output))],
             },
         },
     }
+
+
+def once_of(output: Path) -> Path:
+    """What a run's pods tell each other and its trainer by: see `once`."""
+    return output.with_name("begun")
 
 
 class TrainJobTraining:
@@ -83,6 +88,7 @@ class TrainJobTraining:
         self._api = api
         self._name = name
         self._output = output
+        self._once = once_of(output)
         self._poll_seconds = poll_seconds
         self._ending = asyncio.Event()
         self._following = asyncio.create_task(self._follow())
@@ -135,8 +141,10 @@ class TrainJobTraining:
             return 0
         if failed := job.condition("Failed"):
             self._say(f"failed: {failed.message}")
-            return -signal.SIGTERM if failed.reason == DISRUPTED else 1
-        if ran and (suspended := job.condition("Suspended")):
+            # The runtime starts no pod again. Kueue does, with the TrainJob that it suspended.
+            handed_on = failed.reason == DISRUPTED or was_to_begin_again(self._once)
+            return -signal.SIGTERM if handed_on else 1
+        if (suspended := job.suspended) and (ran or has_begun(self._once)):
             self._say(f"had to make room for another: {suspended.message}")
             return -signal.SIGTERM
         return None

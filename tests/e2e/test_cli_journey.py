@@ -201,6 +201,7 @@ def arguments_of(story: Story, stack: LocalStack, rows: Path) -> dict[str, list[
         "webhooks add": ["http://127.0.0.1:9000/other"],
         "webhooks trigger": [story.webhook_id],
         "webhooks deliveries": [story.webhook_id],
+        "webhooks rotate-secret": [story.webhook_id],
         "webhooks replay": [story.webhook_id, "--since", "2026-01-01T00:00:00Z"],
         "webhooks rm": [story.webhook_id],
         "webhooks listen": ["--forward-to", "http://127.0.0.1:9"],

@@ -1,7 +1,9 @@
 """The life of a TrainJob, from the trainer's side of a recorded Kubernetes API."""
 
 import asyncio
+import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -11,9 +13,11 @@ import pytest
 from msgspec.structs import replace
 
 from libs.contracts.training import TrainSpec
+from services.trainer.group import BEGUN_BEFORE
 from services.trainer.kubernetes import ApiRefused, TrainJobApi
 from services.trainer.launch import Training
-from services.trainer.launch_trainjob import TrainJobLauncher, Where, trainjob
+from services.trainer.launch_trainjob import TrainJobLauncher, Where, once_of, trainjob
+from services.trainer.once import claim, was_to_begin_again
 from tests.support.recorded_kubernetes import Recording, recorded
 from tests.support.training import grow_spec
 
@@ -59,6 +63,15 @@ def job(folder: Path) -> TrainSpec:
     return replace(spec, threads=8)
 
 
+def begin(folder: Path, *, times: int = 1) -> Callable[[], None]:
+    """What the second of two pods does as it begins, as `trainjob` tells it to."""
+
+    def claims() -> None:
+        assert [claim(folder / "begun", "1") for _ in range(times)] == [True, False][:times]
+
+    return claims
+
+
 async def ended(training: Training) -> int:
     return await training.ended()
 
@@ -99,6 +112,45 @@ async def test_one_that_has_to_make_room_is_given_up_before_it_begins_anew(tmp_p
     told = await live("preempted", tmp_path, ended)
     assert told.status == -signal.SIGTERM
     assert "had to make room for another" in told.said
+
+
+async def test_one_that_ran_and_made_room_while_nobody_looked_is_given_up_too(
+    tmp_path: Path,
+) -> None:
+    told = await live("preempted_unseen", tmp_path, ended, preempted=begin(tmp_path))
+    assert told.status == -signal.SIGTERM
+    assert "had to make room for another" in told.said
+
+
+async def test_one_that_made_room_and_began_anew_while_nobody_looked_has_not_failed_by_itself(
+    tmp_path: Path,
+) -> None:
+    told = await live("readmitted", tmp_path, ended, readmitted=begin(tmp_path, times=2))
+    assert told.status == -signal.SIGTERM
+    assert "failed: jobset failed due to" in told.said
+
+
+async def test_one_that_fails_before_anybody_saw_it_run_has_failed(tmp_path: Path) -> None:
+    told = await live("readmitted", tmp_path, ended, readmitted=begin(tmp_path))
+    assert told.status == 1
+
+
+async def test_one_that_begins_before_its_condition_says_so_goes_on(tmp_path: Path) -> None:
+    told = await live("said_late", tmp_path, ended, begun=begin(tmp_path))
+    assert told.status == 0
+
+
+async def test_a_pod_that_comes_second_does_nothing_and_leaves_word(tmp_path: Path) -> None:
+    output = tmp_path / "output.txt"
+    told = trainjob(job(tmp_path), tmp_path / "spec.json", output, WHERE)["spec"]["trainer"]
+    begin(tmp_path)()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, *told["command"][1:], *told["args"]),
+        env={**os.environ, "PET_NODE_RANK": "1"},
+    )
+    async with asyncio.timeout(90):
+        assert await process.wait() == BEGUN_BEFORE
+    assert was_to_begin_again(once_of(output))
 
 
 async def test_one_that_somebody_has_deleted_has_ended(tmp_path: Path) -> None:

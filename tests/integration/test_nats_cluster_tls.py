@@ -165,6 +165,7 @@ async def followed(nodes: Sequence[Node], places: Sequence[Path]) -> AsyncIterat
                 "PATH": f"{found}{os.pathsep}{os.environ['PATH']}",
                 "CERTIFICATES": str(place),
                 "PID_FILE": str(node.config.with_name("nats.pid")),
+                "MONITOR": f"http://127.0.0.1:{node.monitor}",
                 "EVERY": "0.2",
             },
         )
@@ -199,6 +200,27 @@ async def test_servers_take_a_renewed_certificate_while_they_serve(
         await eventually(lambda: stored(client, report, b"{}"), bool)
         for broker in (operator, trainer):
             assert (await broker.connect()).stats["reconnects"] == 0, "no connection was ended"
+
+
+async def test_a_server_that_did_not_take_a_certificate_is_asked_until_it_does(
+    nodes: list[Node], places: list[Path], ca: Authority
+) -> None:
+    node, place = nodes[2], places[2]
+    whole = node.config.read_text()
+
+    async def refusals() -> int:
+        return node.log().count("Failed to reload server configuration")
+
+    async with followed([node], [place]):
+        node.config.write_text(f"{whole}\nhalf: {{")
+        issue(place, ca)
+        await eventually(refusals, lambda number: number > 2)
+        assert await shown_to_clients(node, place) != held(place)
+        node.config.write_text(whole)
+        await eventually(partial(shown_to_clients, node, place), is_held_in(place))
+        reloads = node.log().count("Reloaded server configuration")
+        await asyncio.sleep(2.0)  # ten looks
+        assert node.log().count("Reloaded server configuration") <= reloads + 1, "not for ever"
 
 
 def is_held_in(place: Path) -> Callable[[bytes], bool]:

@@ -152,6 +152,9 @@ def test_nats_reads_the_certificate_that_is_mounted_and_again_when_it_changes(in
         assert shared[mount["name"]] == mount["mountPath"]
     told = {variable["name"]: variable["value"] for variable in follower["env"]}
     assert named == {f"{told['CERTIFICATES']}/{file}" for file in ("ca.crt", "tls.crt", "tls.key")}
-    assert f'pid_file: "{told["PID_FILE"]}"' in (K8S / "base/nats/nats.conf").read_text()
+    configuration = (K8S / "base/nats/nats.conf").read_text()
+    assert f'pid_file: "{told["PID_FILE"]}"' in configuration
+    assert f'http: "0.0.0.0:{urlsplit(told["MONITOR"]).port}"' in configuration
+    assert urlsplit(told["MONITOR"]).hostname == "127.0.0.1", "of the same pod"
     script = COMPONENT / follower["command"][-1].rpartition("/")[2]
     assert set(told) == set(re.findall(r"\$([A-Z_]+)", script.read_text()))

@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from tuneyard._effects import Flow, Request, Response, Send, Sleep
 from tuneyard._form import Form
-from tuneyard._retry import pause_after, retry_after
+from tuneyard._retry import NOT_FOUND, has_unknown_outcome, pause_after, retry_after
 from tuneyard._seams import Seams
 from tuneyard._version import VERSION
 from tuneyard.errors import APIConnectionError, APIError, ResponseError, TuneyardError, error_of
@@ -143,11 +143,21 @@ def _text(value: Any) -> str:
 def exchange(options: Options, route: Route, call: Call[Any]) -> Flow[Response]:
     """Send one request, and again while that is worth it. Raises APIError, APIConnectionError."""
     request = request_of(options, route, call)
-    return (yield from attempts(options, request, repeatable=route.may_repeat))
+    gone = _gone(call) if route.method == "DELETE" else None
+    return (yield from attempts(options, request, repeatable=route.may_repeat, gone=gone))
 
 
-def attempts(options: Options, request: Request, *, repeatable: bool) -> Flow[Response]:
-    seams, tries = options.seams, 0
+def _gone(call: Call[Any]) -> bytes:
+    """What the platform answers a DELETE with: the id that its path ends with."""
+    return msgspec.json.encode({"id": str(list(call.path.values())[-1]), "deleted": True})
+
+
+def attempts(
+    options: Options, request: Request, *, repeatable: bool, gone: bytes | None
+) -> Flow[Response]:
+    """``gone``: what to answer when there is no such thing any more after a try that may have had
+    its effect; None: that is an error."""
+    seams, tries, may_be_done = options.seams, 0, False
     while True:
         tries += 1
         failed: APIConnectionError | APIError
@@ -159,6 +169,9 @@ def attempts(options: Options, request: Request, *, repeatable: bool) -> Flow[Re
             if 200 <= response.status < 300:
                 return response
             failed = refusal(options, response.status, response.headers, response.content)
+            if gone is not None and may_be_done and failed.code == NOT_FOUND:
+                return Response(200, response.headers, gone)
+        may_be_done = may_be_done or has_unknown_outcome(failed)
         pause = pause_after(
             failed,
             tries,

@@ -15,6 +15,7 @@ LONGEST_RETRY_AFTER = 60.0
 WORTH_REPEATING = {408, 429, 500, 502, 503, 504}
 REFUSED_UNREAD = {408, 429}  # nothing was done, so a repetition does nothing twice
 IN_PROGRESS = "idempotency_in_progress"
+NOT_FOUND = "not_found"  # as the platform says it; any proxy may say 404
 
 
 def pause_after(
@@ -34,6 +35,11 @@ def pause_after(
     if isinstance(error, APIError) and error.retry_after is not None:
         return None if error.retry_after > LONGEST_RETRY_AFTER else error.retry_after
     return backoff(tries, random)
+
+
+def has_unknown_outcome(error: APIConnectionError | APIError) -> bool:
+    """Whether what was asked for may have been done all the same."""
+    return error.sent if isinstance(error, APIConnectionError) else error.status >= 500
 
 
 def backoff(tries: int, random: Callable[[], float]) -> float:

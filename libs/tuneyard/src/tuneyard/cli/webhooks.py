@@ -36,6 +36,14 @@ def add(commands: Commands) -> None:
     one = command(webhooks, "rm", delete, "delete a webhook")
     _add_webhook(one)
     add_yes(one)
+    one = command(
+        webhooks,
+        "rotate-secret",
+        rotate_secret,
+        "make a new secret, shown this once; the former one signs too for a day",
+    )
+    _add_webhook(one)
+    add_idempotency_key(one)
     one = command(webhooks, "deliveries", deliveries, "list what was sent to a webhook")
     _add_webhook(one)
     one.add_argument("--status", choices=get_args(DeliveryStatus))
@@ -118,6 +126,16 @@ def delete(context: Context, *, webhook_id: str, yes: bool) -> int:
     with context.client() as client:
         raw = client.webhooks.with_raw_response.delete(webhook_id=webhook_id)
     context.reply(raw, lambda gone: f"deleted {gone.id}")
+    return OK
+
+
+def rotate_secret(context: Context, *, webhook_id: str, idempotency_key: str | None) -> int:
+    with context.client() as client:
+        raw = client.webhooks.with_raw_response.rotate_secret(
+            webhook_id=webhook_id, idempotency_key=idempotency_key
+        )
+    context.reply(raw, _made)
+    context.note("The secret is shown this once; for 24 hours the one before it signs as well.")
     return OK
 
 
