@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 import asyncpg
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
+from stamina.instrumentation import set_on_retry_hooks
 
 from deploy import backup, dead_letters, money, subscribers
 from deploy.containers import complete, kubernetes_list
@@ -235,6 +236,7 @@ def token(
 
 
 def main() -> None:
+    set_on_retry_hooks(())  # what a command says is its answer, and a repetition is no part of it
     try:
         app()
     except (StackError, SchemaChanged, SettingsError) as error:
