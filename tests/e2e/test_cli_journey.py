@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.support.command import Command, Done
@@ -29,6 +30,7 @@ BIN = Path(sys.executable).parent
 PROMPT = "you> "
 PLENTY = 100_000  # cents
 FEW = ("--steps", "40", "--seq-len", "64", "--batch-size", "4", "--lora-rank", "4")
+LONG = "5000"  # steps: it is there to be cancelled, and not at its end by then
 SECONDS = 240.0  # for a job, on a busy machine
 
 
@@ -78,8 +80,14 @@ async def test_a_newcomer_gets_a_tuned_model_though_the_gateway_dies_meanwhile(
     )
     pid = stack.pid("gateway")
     assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    shell.keep(await shell.shell.until(lambda text: "does not answer" in text, "the notice"))
+    supervisor = psutil.Process(pid).parent()
+    assert supervisor is not None
+    supervisor.suspend()  # so that there is no other gateway before the notice was seen
+    try:
+        os.kill(pid, signal.SIGKILL)
+        shell.keep(await shell.shell.until(lambda text: "does not answer" in text, "the notice"))
+    finally:
+        supervisor.resume()
     end = await following
 
     assert "does not answer" not in end
@@ -125,7 +133,7 @@ async def story(stack: LocalStack, rows: Path, tmp_path_factory: pytest.TempPath
     dataset = (await command("datasets", "add", rows, "--json")).json
     begin = ("submit", "finetune", "--model", "tiny-llama", "--dataset", dataset["id"], "--json")
     job = json.loads((await command(*begin, *FEW)).out)
-    queued = json.loads((await command(*begin)).out)
+    queued = json.loads((await command(*begin, "--steps", LONG)).out)
     made = await command("webhooks", "add", "http://127.0.0.1:9000/hook", "--json")
     async with asyncio.timeout(SECONDS):
         process = await command.start("watch", job["id"])

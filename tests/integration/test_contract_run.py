@@ -103,7 +103,8 @@ def test_every_removal_is_a_point_and_what_was_clamped_is_said(halved: Path) -> 
 def test_a_contraction_begun_anew_comes_to_the_same_result(
     halved: Path, deep_model: Path, tmp_path: Path
 ) -> None:
-    process = start(contract_spec(deep_model, tmp_path))
+    long = contract_spec(deep_model, tmp_path, calibration_rows=10_000)  # nobody sees its end
+    process = start(long)
     wait_until((tmp_path / "state.json").exists)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGTERM)

@@ -20,7 +20,6 @@ from tests.support.training import (
     metrics,
     result,
     spec,
-    start,
     start_held,
     status,
     steps_done,
@@ -146,7 +145,7 @@ def test_sigterm_ends_a_run_with_a_checkpoint_to_go_on_from(
     unbroken: Path, tiny_model: Path, dataset: Path, tmp_path: Path
 ) -> None:
     job = spec(tiny_model, dataset, tmp_path, checkpoint_every=1000)
-    process = start(job)
+    process = start_held(job, 3)
     wait_until(lambda: steps_done(tmp_path) >= 3)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGTERM)

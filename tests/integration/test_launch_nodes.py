@@ -176,7 +176,7 @@ async def test_a_run_that_has_lost_a_machine_ends_as_one_that_has_not(
     last = reports[-1]
     assert isinstance(last, Failed)
     assert (last.code, last.retryable) == ("internal_error", True)
-    await eventually(lambda: not any(one.is_running() for one in there), seconds=60)
+    await eventually(lambda: not any(one.is_running() for one in there))
     kept = next(one for one in reversed(reports) if isinstance(one, Checkpointed)).checkpoint
     begun = await curve_of(platform, lease)
 

@@ -256,6 +256,7 @@ async def test_the_reports_of_a_job_are_handled_in_order_by_two_schedulers(
                 await publish(operator, sent)
         await eventually(lambda: admin.fetchval(TRAINED_SQL), lambda trained: trained > JOBS / 3)
         victim.kill()  # with a report in its hands
+        await victim.wait()
         await eventually(lambda: admin.fetchval(TRAINED_SQL), lambda trained: trained == JOBS)
     for job_id in jobs:
         assert await kinds(pair[0], job_id) == [

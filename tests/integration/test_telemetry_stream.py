@@ -102,6 +102,7 @@ async def test_two_replicas_of_which_one_is_killed_leave_no_gap_and_repeat_nothi
         for step in range(STEPS):
             if step == STEPS // 2:
                 other.kill()
+                await other.wait()
             await publish(trainer, points(job, step))
             await publish(trainer, lines(job, step))
         seen: list[Message] = []

@@ -20,7 +20,6 @@ from tests.support.training import (
     grow_spec,
     metrics,
     result,
-    start,
     start_held,
     status,
     steps_done,
@@ -152,7 +151,7 @@ def resume_to_the_same_end(model: Path, dataset: Path, out_dir: Path, unbroken: 
 def test_sigterm_ends_a_run_with_a_checkpoint_that_knows_what_has_grown(
     tiny_model: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    process = start(grow_spec(tiny_model, dataset, tmp_path, checkpoint_every=1000))
+    process = start_held(grow_spec(tiny_model, dataset, tmp_path, checkpoint_every=1000), 2)
     wait_until(lambda: steps_done(tmp_path) >= 2)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGTERM)

@@ -54,6 +54,7 @@ async def leaves(trainer: Trainer) -> None:
     assert trainer.process.returncode == 0
 
 
+@pytest.mark.alone  # it has three seconds for that
 async def test_a_service_told_to_leave_stores_a_checkpoint_and_hands_the_job_back(
     platform: ScriptedPlatform, trainer: Trainer
 ) -> None:

@@ -31,7 +31,7 @@ from tests.support.trainer_process import Trainer
 from tests.support.training import chats, write_rows
 
 LINK = timedelta(minutes=5)
-PATIENCE = 60.0  # seconds: the stand-in's fork server has no tokenizers imported
+PATIENCE = 180.0  # seconds: the stand-in's fork server has no tokenizers imported
 TINY = ModelSource(kind="local", location="tiny-llama")
 
 

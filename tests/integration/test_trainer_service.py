@@ -282,7 +282,7 @@ async def test_a_crashed_training_process_is_reported_with_its_last_words(
 async def test_a_killed_training_process_counts_as_out_of_memory(
     platform: ScriptedPlatform, trainer: Trainer
 ) -> None:
-    lease = await platform.offer("slow", steps=10_000)
+    lease = await platform.offer("slow", steps=10_000, checkpoint_every=10_000)
     await platform.until(lease, "Started")
     (pid,) = trainer.training_pids()
     os.kill(pid, signal.SIGKILL)
@@ -303,7 +303,7 @@ async def test_a_model_that_is_not_here_fails_the_job_at_once(
 async def test_training_dies_with_a_service_that_is_killed(
     platform: ScriptedPlatform, trainer: Trainer
 ) -> None:
-    lease = await platform.offer("deaf", steps=10_000)
+    lease = await platform.offer("deaf", steps=10_000, checkpoint_every=10_000)
     await platform.until(lease, "Started")
     (pid,) = trainer.training_pids()
     trainer.process.kill()

@@ -49,11 +49,14 @@ async def test_an_endpoint_that_fails_is_asked_less_at_once_until_it_accepts(roo
         at_once.append(endpoint.in_flight)
         return Answer(ends="never") if request.number <= AT_ONCE + AT_ONCE_FAILING else Answer()
 
-    room.timeout = 5.0  # all that are sent at once hang together, and the others are answered
+    room.timeout = PATIENT
     _, endpoint = await room.endpoint("/fails", behave)
     for _ in range(EVENTS):
         await room.happen()
     async with room.sender():
+        for hanging in (AT_ONCE, AT_ONCE + AT_ONCE_FAILING):
+            await room.until(lambda hanging=hanging: endpoint.count == hanging)
+            room.receiver.break_off()
         await room.settled()
     assert max(at_once[:AT_ONCE]) == AT_ONCE
     assert at_once[AT_ONCE : AT_ONCE + AT_ONCE_FAILING] == [1, 2]
@@ -97,7 +100,7 @@ async def test_a_name_server_that_is_silent_holds_up_its_own_names_only(room: Ro
             answered.wait()
         return look_up("localhost")
 
-    room.look_up = ask
+    room.look_up, room.timeout = ask, PATIENT
     port = room.receiver.port
     for n in range(HANGING):
         await room.endpoint(f"/{n}", always(), url=f"http://silent-{n}.example.com:{port}/{n}")

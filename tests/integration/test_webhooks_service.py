@@ -103,6 +103,7 @@ async def test_a_killed_service_loses_no_event(
     assert endpoint.forged == 0
 
 
+@pytest.mark.alone  # here seconds are counted
 async def test_a_service_that_is_told_to_stop_leaves_in_time_and_what_hung_comes_again(
     operator: NatsBroker,
     nats_server: Nats,

@@ -116,6 +116,11 @@ class Receiver:
             endpoint.arrived.setdefault(request.id, asyncio.get_running_loop().time())
         return answer
 
+    def break_off(self) -> None:
+        """Every connection that is open, with no answer."""
+        for transport in list(self._open):
+            transport.abort()
+
     @asynccontextmanager
     async def serving(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator["Receiver"]:
         loop = asyncio.get_running_loop()
@@ -125,8 +130,7 @@ class Receiver:
             yield self
         finally:
             server.close()
-            for transport in list(self._open):
-                transport.abort()
+            self.break_off()
 
 
 class _Connection(asyncio.Protocol):

@@ -175,8 +175,9 @@ def _train_until(job: TrainSpec, step: int) -> None:
 
 
 def start_held(job: TrainSpec, step: int) -> ForkServerProcess:
-    """A process that runs the job to this step, and there waits to be killed: it would be at its
-    end before a test that is given little time has seen the step before."""
+    """A process that runs the job to this step, and there waits to be killed, or to be stopped by
+    SIGTERM: it would be at its end before a test that is given little time has seen the step
+    before."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["services.trainer.preload"])
     process = context.Process(target=_train_held, args=(job, step), daemon=True)
@@ -187,9 +188,10 @@ def start_held(job: TrainSpec, step: int) -> ForkServerProcess:
 def _train_held(job: TrainSpec, step: int) -> None:
     from services.trainer.train import attempt, settle
 
+    out_dir, told = Path(job.out_dir), {signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, told)  # in every thread: it is kept for who waits
     settle(job.threads)
-    out_dir = Path(job.out_dir)
-    attempt(job, lambda: steps_done(out_dir) >= step and signal.pause() is None)
+    attempt(job, lambda: steps_done(out_dir) >= step and signal.sigwait(told) in told)
 
 
 def ended(process: ForkServerProcess) -> int:

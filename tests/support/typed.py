@@ -1,5 +1,6 @@
 """Commands that are typed into a shell, in a real terminal, and what they show."""
 
+import re
 from dataclasses import dataclass, field
 
 from tests.support.terminal import Terminal
@@ -16,17 +17,19 @@ class Typed:
 
     async def run(self, line: str, *, answer: str = "", shows: str = "") -> str:
         """Until the prompt is back; ``answer`` to a question, ``shows`` what must be seen."""
-        marker = f"[{len(self.screens)} ended "
-        self.shell.type(f'clear; {line}; echo "{marker}$?]"\n')
+        number = len(self.screens)
+        ended = re.compile(rf"^\[{number} ended (\d+)\]", re.MULTILINE)
+        # Quoted so that the line that is typed, which a terminal breaks anywhere, is no end itself.
+        self.shell.type(f'clear; {line}; echo "[{number}" "ended $?]"\n')
         if answer:
             await self.shell.until(lambda text: "[y/N]" in text, f"the question of {line}")
             self.shell.type(answer)
-        text = await self.shell.until(
-            lambda text: f"\n{marker}" in text, f"the end of {line}", seconds=SECONDS
-        )
+        text = await self.shell.until(ended.search, f"the end of {line}", seconds=SECONDS)
         self.keep(text)
         assert shows in text, text
-        assert f"\n{marker}0]" in text, text
+        code = ended.search(text)
+        assert code is not None
+        assert code[1] == "0", text
         return text
 
     def keep(self, text: str) -> None:
