@@ -37,6 +37,7 @@ from services.billing.payments import (
 )
 from services.billing.provider import (
     ActionRequired,
+    ApiKeyRefused,
     Charge,
     Charged,
     Declined,
@@ -202,6 +203,8 @@ async def _give_back(
                 step.payment_id, amount_cents=refund.amount_cents, key=str(refund.refund_id)
             )
             found = answer.refund_id, answer.amount_cents
+    except ApiKeyRefused:
+        raise  # a refund that fails is not asked for again
     except ProviderRefused as error:
         failed = PaymentRefundFailed(
             refund_id=refund.refund_id, amount_cents=refund.amount_cents, message=str(error)[:4000]

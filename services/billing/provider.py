@@ -37,6 +37,11 @@ class ReturnAddressRefused(ProviderRefused):
         self.field = field
 
 
+class ApiKeyRefused(ProviderRefused):
+    """Our own key is no good there, or not for this. What was asked was not looked at: it is right
+    as soon as the operator has given another key."""
+
+
 class ProviderKeyTaken(ProviderRefused):
     """The key stands for a request with other parameters."""
 

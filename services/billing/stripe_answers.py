@@ -8,6 +8,7 @@ import stripe
 
 from services.billing.provider import (
     ActionRequired,
+    ApiKeyRefused,
     Card,
     Charged,
     Declined,
@@ -40,6 +41,8 @@ def answered(*passing: type[stripe.StripeError]) -> Iterator[None]:
         raise
     except (stripe.APIConnectionError, stripe.RateLimitError) as error:
         raise ProviderUnavailable(_told(error)) from error
+    except (stripe.AuthenticationError, stripe.PermissionError) as error:
+        raise ApiKeyRefused(_told(error)) from error
     except stripe.IdempotencyError as error:
         raise ProviderKeyTaken(_told(error)) from error
     except stripe.InvalidRequestError as error:

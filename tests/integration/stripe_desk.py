@@ -100,10 +100,12 @@ def signature(payload: bytes, *, age: int = 0, secret: str = WEBHOOK_SECRET) -> 
 
 
 @asynccontextmanager
-async def open_desk(database: Database, sandbox: Sandbox) -> AsyncIterator[Desk]:
+async def open_desk(
+    database: Database, sandbox: Sandbox, *, api_key: str = API_KEY
+) -> AsyncIterator[Desk]:
     clock, changed = Clock(), []
     provider = StripeProvider(
-        api_key=API_KEY,
+        api_key=api_key,
         webhook_secret=WEBHOOK_SECRET,
         api_base=sandbox.url,
         plans=read_plans(PRICES),

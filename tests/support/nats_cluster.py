@@ -16,10 +16,14 @@ from deploy.local.program import free_port, wheel_executable
 CONFIGURATION = NATS_USERS.parent
 IN_TLS = CONFIGURATION.parents[1] / "components/tls"
 PASSWORDS = {user: f"s{user}" for user in nats.PERMISSIONS}
+ROUTES_PASSWORD = "sroutes"
 STOP_SECONDS = 60.0
 
 
 class Node(Struct, kw_only=True):
+    """``addresses``: where all servers of the cluster listen to each other."""
+
+    addresses: list[str]
     port: int
     routes: int
     monitor: int
@@ -85,9 +89,9 @@ def prepared(
     """One server, which does not run yet; ``ports`` are those of all: clients, routes, monitors."""
     clients, routes, monitors = ports
     host = "localhost" if certificates else "127.0.0.1"
-    addresses = ", ".join(f'"nats://routes:$PASSWORD@{host}:{port}"' for port in routes)
     passwords = {nats_variable(user): password for user, password in PASSWORDS.items()}
     node = Node(
+        addresses=[f"{host}:{port}" for port in routes],
         port=clients[number],
         routes=routes[number],
         monitor=monitors[number],
@@ -98,18 +102,17 @@ def prepared(
             monitor=monitors[number],
             certificates=certificates,
         ),
-        environment=passwords | {"SERVER_NAME": f"nats-{number}", "ROUTES": f"[{addresses}]"},
+        environment=passwords | {"SERVER_NAME": f"nats-{number}"},
         scheme="tls" if certificates else "nats",
     )
-    set_routes_password(node, "sroutes")
+    set_routes_passwords(node, taken=ROUTES_PASSWORD, said=[ROUTES_PASSWORD])
     return node
 
 
-def set_routes_password(node: Node, password: str) -> None:
-    """As its next start will read it: from one Secret, for what it takes and what it says."""
-    former = node.environment.get("ROUTES_PASSWORD", "$PASSWORD")
-    routes = node.environment["ROUTES"].replace(f":{former}@", f":{password}@")
-    node.environment |= {"ROUTES_PASSWORD": password, "ROUTES": routes}
+def set_routes_passwords(node: Node, *, taken: str, said: Sequence[str]) -> None:
+    """As its next start will read them: which one it takes of the others, which it says to them."""
+    routes = [f'"nats://routes:{one}@{address}"' for one in said for address in node.addresses]
+    node.environment |= {"ROUTES_PASSWORD": taken, "ROUTES": f"[{', '.join(routes)}]"}
 
 
 @asynccontextmanager

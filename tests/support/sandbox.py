@@ -61,6 +61,7 @@ class Sandbox:
     """One installation: its address, its state, and its process while it runs."""
 
     def __init__(self, folder: Path, *, webhook_url: str | None = None) -> None:
+        self.api_key = API_KEY  # or several, with commas, as the next start will read it
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.state_file = folder / "sandbox.sqlite"
@@ -73,7 +74,7 @@ class Sandbox:
     def environment(self) -> dict[str, str]:
         settings = {
             "listen": f"127.0.0.1:{self.port}",
-            "api_key": API_KEY,
+            "api_key": self.api_key,
             "webhook_secret": WEBHOOK_SECRET,
             "state_file": str(self.state_file),
             "control_token": CONTROL_TOKEN,

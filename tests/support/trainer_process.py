@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -12,24 +13,26 @@ GONE_SECONDS = 25.0  # Kubernetes gives a pod thirty; it leaves in five, if the 
 
 
 class Trainer:
-    """The service's process, and what it writes."""
+    """The service's process, and what it writes. ``environment`` is what its next start will read;
+    the first one reads ``more`` of it as well."""
 
-    def __init__(self, folder: Path, nats_url: str) -> None:
+    def __init__(self, folder: Path, nats_url: str, more: Mapping[str, str] = {}) -> None:
         self.work = folder / "work"
         self.models = folder / "models"
         self.log = folder / "trainer.log"
-        self._environment = clean_environment() | {
+        self.environment = clean_environment() | {
             "TUNEYARD_NATS_URL": nats_url,
             "TUNEYARD_TRAINER_ID": "trainer-0",
             "TUNEYARD_WORK_DIR": str(self.work),
             "TUNEYARD_MODELS_DIR": str(self.models),
+            **more,
         }
         self.process = self._start()
 
     def _start(self) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "tests.support.stand_in_trainer"]
         with self.log.open("ab") as log:
-            return subprocess.Popen(command, env=self._environment, stderr=log)
+            return subprocess.Popen(command, env=self.environment, stderr=log)
 
     def gone(self) -> bool:
         return self.process.poll() is not None

@@ -87,10 +87,10 @@ class Api:
     """``changed`` is called after each call that may have made events."""
 
     def __init__(
-        self, book: Book, *, api_key: str, faults: Faults, changed: Callable[[], None]
+        self, book: Book, *, api_keys: list[str], faults: Faults, changed: Callable[[], None]
     ) -> None:
         self._book = book
-        self._api_key = api_key
+        self._api_keys = [key.encode() for key in api_keys]
         self._faults = faults
         self._changed = changed
         self._in_progress: set[str] = set()
@@ -121,7 +121,8 @@ class Api:
         )
 
     def _admit(self, request: web.Request) -> None:
-        """Raises Refused unless the request carries our key, as a bearer or a basic user."""
+        """Raises Refused unless the request carries one of our keys, as a bearer or a basic
+        user."""
         kind, _, given = request.headers.get("Authorization", "").partition(" ")
         if kind == "Basic":
             try:
@@ -130,7 +131,7 @@ class Api:
                 given = ""
         if not given:
             raise Refused("You did not provide an API key.", status=401)
-        if not hmac.compare_digest(given.encode(), self._api_key.encode()):
+        if not any(hmac.compare_digest(given.encode(), key) for key in self._api_keys):
             raise Refused(f"Invalid API Key provided: {given[:8]}***{given[-4:]}", status=401)
 
     async def _alone(self, call: Call, key: str, fault: CallFault | None) -> Reply | None:

@@ -41,7 +41,7 @@ def make_app(
         secret = settings.webhook_secret
         courier = Courier(book, faults, url=settings.webhook_url, secret=secret)
     nudge = courier.nudge if courier is not None else _nothing
-    api = Api(book, api_key=settings.api_key, faults=faults, changed=nudge)
+    api = Api(book, api_keys=settings.api_keys, faults=faults, changed=nudge)
     surface = Control(book, faults, token=settings.control_token, changed=nudge)
     hosts = {urlsplit(f"//{settings.listen}").netloc, urlsplit(settings.base_url).netloc}
 

@@ -1,0 +1,172 @@
+"""The model hub's token is changed: a second one is made, gateway and trainers are started with it,
+then the former is withdrawn. Gated models are fetched all the time."""
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from msgspec import Struct
+from msgspec.structs import replace
+
+from deploy.local.s3 import S3Settings
+from libs.bus.broker import make_broker
+from libs.bus.streams import declare_streams
+from libs.contracts.base import ModelSource
+from libs.contracts.scheduler_rpc import LeaseGranted
+from libs.contracts.trainer import Failed
+from libs.objectstore import ObjectStore
+from services.gateway.catalog import Catalog, read_catalog
+from tests.support.objects import store_settings
+from tests.support.scripted_platform import ScriptedPlatform, eventually
+from tests.support.stack import Nats
+from tests.support.trainer_process import GONE_SECONDS, Trainer
+
+ROOT = Path(__file__).parents[2]
+FORMER, NEXT = "hf_former", "hf_thenextone"
+FILES = {"config.json": b"{}", "model.safetensors": b"weights"}
+FETCHED, UNFETCHED = [
+    ModelSource(kind="hub", location=f"gated/{name}", revision=digit * 40)
+    for name, digit in (("fetched", "1"), ("unfetched", "2"))
+]
+
+Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Hub(Struct, kw_only=True):
+    """Models for those who bring one of the ``tokens``; as the hub's client asks for them."""
+
+    url: str
+    tokens: set[str]
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[Hub]:
+    hub = Hub(url="", tokens={FORMER})
+
+    @web.middleware
+    async def gate(request: web.Request, handler: Answering) -> web.StreamResponse:
+        if request.headers.get("Authorization") not in {f"Bearer {one}" for one in hub.tokens}:
+            return web.Response(status=401, headers={"X-Error-Code": "GatedRepo"})
+        return await handler(request)
+
+    async def tree(_: web.Request) -> web.Response:
+        return web.json_response(
+            [
+                {"type": "file", "path": name, "size": len(data), "oid": oid(data)}
+                for name, data in FILES.items()
+            ]
+        )
+
+    async def resolve(request: web.Request) -> web.Response:
+        data = FILES[request.match_info["file"]]
+        headers = {"ETag": f'"{oid(data)}"', "X-Repo-Commit": request.match_info["revision"]}
+        return web.Response(body=data, headers=headers)
+
+    app = web.Application(middlewares=[gate])
+    app.router.add_get("/api/models/gated/{name}/tree/{revision}", tree)
+    app.router.add_get("/gated/{name}/resolve/{revision}/{file}", resolve)
+    async with TestServer(app, host="127.0.0.1") as server:
+        hub.url = str(server.make_url("")).rstrip("/")
+        yield hub
+
+
+def oid(data: bytes) -> str:
+    return hashlib.sha1(data, usedforsecurity=False).hexdigest()
+
+
+@pytest.fixture
+async def store(s3: S3Settings) -> AsyncIterator[ObjectStore]:
+    async with ObjectStore(store_settings(s3)) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def platform(nats_url: str, store: ObjectStore) -> AsyncIterator[ScriptedPlatform]:
+    broker = make_broker(nats_url)
+    client = await broker.connect()
+    await declare_streams(client.jetstream())
+    platform = ScriptedPlatform(broker, client.jetstream(), store)
+    await broker.start()
+    yield platform
+    await broker.stop()
+
+
+@pytest.fixture
+def trainer(
+    tmp_path: Path, nats_server: Nats, platform: ScriptedPlatform, hub: Hub
+) -> Iterator[Trainer]:
+    """With the former token, and none that somebody has in their home."""
+    told = {"HF_ENDPOINT": hub.url, "HF_TOKEN": FORMER, "HF_HOME": str(tmp_path / "home")}
+    trainer = Trainer(tmp_path, nats_server.url("trainer"), told)
+    yield trainer
+    trainer.end()
+
+
+async def restarted(trainer: Trainer, token: str) -> None:
+    trainer.environment["HF_TOKEN"] = token
+    trainer.process.terminate()
+    await eventually(trainer.gone, seconds=GONE_SECONDS)
+    trainer.start_if_gone()
+
+
+async def offered(platform: ScriptedPlatform, source: ModelSource) -> LeaseGranted:
+    """A job on this model."""
+    lease = await platform.offer("finish")
+    platform.offers.remove(lease)
+    return platform.grant(replace(lease, model=replace(lease.model, source=source)))
+
+
+def fetched(trainer: Trainer, source: ModelSource) -> bool:
+    (weights,) = (trainer.work / "models").rglob(f"{source.revision}/model.safetensors")
+    return weights.read_bytes() == FILES["model.safetensors"]
+
+
+async def on_offer(store: ObjectStore, folder: Path, hub: Hub, token: str) -> list[bool]:
+    """Which of the two models a gateway that was started with this token has on offer."""
+    known = read_catalog(ROOT / "catalog.toml")[0]
+    models = tuple(
+        replace(known, id=uuid4(), slug=source.location, source=source)
+        for source in (FETCHED, UNFETCHED)
+    )
+    catalog = Catalog(models, folder, store, hub=hub.url, hub_token=token)
+    await catalog.ask_once()
+    return [catalog.available(model) for model in models]
+
+
+async def test_gated_models_are_fetched_with_the_former_token_and_after_a_restart_with_the_next(
+    platform: ScriptedPlatform, trainer: Trainer, hub: Hub, store: ObjectStore, tmp_path: Path
+) -> None:
+    await platform.until(await offered(platform, FETCHED), "Finished")
+    assert fetched(trainer, FETCHED)
+
+    hub.tokens = {FORMER, NEXT}
+    assert await on_offer(store, tmp_path, hub, FORMER) == [True, True]
+    await restarted(trainer, NEXT)
+    hub.tokens = {NEXT}
+
+    assert await on_offer(store, tmp_path, hub, NEXT) == [True, True]
+    for source in (UNFETCHED, FETCHED):
+        await platform.until(await offered(platform, source), "Finished")
+        assert fetched(trainer, source)
+
+
+async def test_who_was_told_of_a_withdrawn_token_alone_has_the_models_that_were_fetched(
+    platform: ScriptedPlatform, trainer: Trainer, hub: Hub, store: ObjectStore, tmp_path: Path
+) -> None:
+    await platform.until(await offered(platform, FETCHED), "Finished")
+
+    hub.tokens = {NEXT}
+    await platform.until(await offered(platform, FETCHED), "Finished")
+    reports = await platform.until(await offered(platform, UNFETCHED), "Failed")
+    assert isinstance(reports[-1], Failed)
+    assert (reports[-1].code, reports[-1].retryable) == ("model_load_failed", False)
+    assert FORMER not in reports[-1].message
+    assert await on_offer(store, tmp_path, hub, FORMER) == [False, False], "nor are more taken"
+
+    await restarted(trainer, NEXT)
+    await platform.until(await offered(platform, UNFETCHED), "Finished")
+    assert fetched(trainer, UNFETCHED)
