@@ -131,6 +131,8 @@ async def test_servers_that_ask_for_none_are_told_the_next_password_one_by_one(
         await one_by_one(nodes, acknowledged, ROUTES_PASSWORD, asked_for=False)
         await one_by_one(nodes, acknowledged, NEXT, asked_for=False)
         await one_by_one(nodes, acknowledged, NEXT, asked_for=True)
+    # Two of three may agree in spite of it, but servers were seen to lose touch over it under load.
+    assert not any("Authorization Violation" in node.log() for node in nodes), "none was refused"
     for node in nodes:
         assert [await lets_in(node, one) for one in (ROUTES_PASSWORD, NEXT)] == [False, True]
 
