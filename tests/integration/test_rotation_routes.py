@@ -1,6 +1,5 @@
-"""The password between NATS's servers is changed while reports come in. A server takes one and says
-as many as it is told, and whichever starts must be let in by the others: so they say both, take the
-next one, and say it alone; in three rounds, one by one, two of three agree all the time."""
+"""The password between NATS's servers is changed while reports come in. A server knows one, so for
+a while they ask each other for none: in three rounds, one by one, two of three always agree."""
 
 import asyncio
 import json
@@ -17,11 +16,10 @@ import pytest
 
 from tests.integration.test_nats_cluster import NOT_YET, connected, declared, stored
 from tests.support.manifests import of_kind, pod_of
-from tests.support.nats_cluster import ROUTES_PASSWORD, Node, cluster, set_routes_passwords
+from tests.support.nats_cluster import ROUTES_PASSWORD, Node, cluster, set_routes_password
 from tests.support.waiting import eventually
 
 NEXT = "thenextone"
-BOTH = (ROUTES_PASSWORD, NEXT)
 MORE = 10  # reports: that the cluster takes them, and not only the one that was on its way
 PAUSE = 0.02  # seconds between two reports; the disk is asked for each
 
@@ -103,11 +101,11 @@ async def some_more(acknowledged: list[str]) -> None:
 
 
 async def one_by_one(
-    nodes: list[Node], acknowledged: list[str], *, taken: str, said: tuple[str, ...]
+    nodes: list[Node], acknowledged: list[str], password: str, *, asked_for: bool
 ) -> None:
     """As `kubectl rollout restart` does it, from the last to the first."""
     for node in reversed(nodes):
-        set_routes_passwords(node, taken=taken, said=said)
+        set_routes_password(node, password, asked_for=asked_for)
         await node.end()
         await some_more(acknowledged)
         await node.start()
@@ -126,15 +124,17 @@ async def lets_in(node: Node, password: str) -> bool:
     return b"Authorization Violation" not in answer
 
 
-async def test_servers_that_say_both_passwords_change_what_they_take_one_by_one(
+async def test_servers_that_ask_for_none_are_told_the_next_password_one_by_one(
     nodes: list[Node],
 ) -> None:
     async with reporting(nodes) as acknowledged:
-        await one_by_one(nodes, acknowledged, taken=ROUTES_PASSWORD, said=BOTH)
-        await one_by_one(nodes, acknowledged, taken=NEXT, said=BOTH)
-        await one_by_one(nodes, acknowledged, taken=NEXT, said=(NEXT,))
+        await one_by_one(nodes, acknowledged, ROUTES_PASSWORD, asked_for=False)
+        await one_by_one(nodes, acknowledged, NEXT, asked_for=False)
+        await one_by_one(nodes, acknowledged, NEXT, asked_for=True)
+    # Two of three may agree in spite of it, but servers were seen to lose touch over it under load.
+    assert not any("Authorization Violation" in node.log() for node in nodes), "none was refused"
     for node in nodes:
-        assert [await lets_in(node, one) for one in BOTH] == [False, True]
+        assert [await lets_in(node, one) for one in (ROUTES_PASSWORD, NEXT)] == [False, True]
 
 
 async def test_a_server_that_was_told_the_next_one_alone_stays_outside_and_is_never_ready(
@@ -142,7 +142,7 @@ async def test_a_server_that_was_told_the_next_one_alone_stays_outside_and_is_ne
 ) -> None:
     *others, last = nodes
     async with reporting(others) as acknowledged:
-        set_routes_passwords(last, taken=NEXT, said=(NEXT,))
+        set_routes_password(last, NEXT)
         await last.end()
         await last.start()
 
@@ -158,7 +158,7 @@ async def test_a_server_that_was_told_the_next_one_alone_stays_outside_and_is_ne
         assert not await stored(alone, f"reports.started.{uuid4()}", b"{}"), "nobody agrees"
         await alone.close()
 
-        set_routes_passwords(last, taken=ROUTES_PASSWORD, said=(ROUTES_PASSWORD,))
+        set_routes_password(last, ROUTES_PASSWORD)
         await last.end()
         await last.start()
         await eventually(partial(probed, last), answers)

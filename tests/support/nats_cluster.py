@@ -105,14 +105,23 @@ def prepared(
         environment=passwords | {"SERVER_NAME": f"nats-{number}"},
         scheme="tls" if certificates else "nats",
     )
-    set_routes_passwords(node, taken=ROUTES_PASSWORD, said=[ROUTES_PASSWORD])
+    set_routes_password(node, ROUTES_PASSWORD)
     return node
 
 
-def set_routes_passwords(node: Node, *, taken: str, said: Sequence[str]) -> None:
-    """As its next start will read them: which one it takes of the others, which it says to them."""
-    routes = [f'"nats://routes:{one}@{address}"' for one in said for address in node.addresses]
-    node.environment |= {"ROUTES_PASSWORD": taken, "ROUTES": f"[{', '.join(routes)}]"}
+def set_routes_password(node: Node, password: str, *, asked_for: bool = True) -> None:
+    """As its next start will read it: from one Secret, for what it says to the others, and what it
+    asks of them unless the line is taken out."""
+    routes = [f'"nats://routes:{password}@{address}"' for address in node.addresses]
+    node.environment |= {"ROUTES_PASSWORD": password, "ROUTES": f"[{', '.join(routes)}]"}
+    lines = (CONFIGURATION / "cluster.conf").read_text().splitlines()
+    (asking,) = (line for line in lines if line.strip().startswith("authorization "))
+    text = node.config.read_text()
+    if not asked_for:
+        text = text.replace(asking, "")
+    elif asking not in text:
+        text = text.replace("cluster {", f"cluster {{\n{asking}")
+    node.config.write_text(text)
 
 
 @asynccontextmanager
