@@ -6,11 +6,17 @@ from pathlib import Path
 
 import aiohttp
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    FileMetadataError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 
 from libs.contracts.artifact_rpc import InputFile
 from libs.contracts.base import ModelSource
 from services.trainer.archive import ADAPTER, RESULT
-from services.trainer.transfer import download
+from services.trainer.transfer import TransferFailed, download
 
 # Weights as safetensors alone: a pickle runs code when it is opened.
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
@@ -31,6 +37,9 @@ ADAPTER_FILES = (ADAPTER, "adapter_config.json")
 """What peft loads."""
 
 
+BUSY = (408, 429)  # a hub that says so may have time later
+
+
 class ModelUnavailable(Exception):
     """The weights can't be had here; the text says why."""
 
@@ -46,7 +55,7 @@ async def resolve(
     """A folder that holds the model. ``files`` are links to the objects of an S3 prefix.
 
     What comes over the network is kept in ``cache`` for the jobs after this one.
-    Raises ModelUnavailable, and for S3 what `download` raises.
+    Raises ModelUnavailable, and over the network what `download` raises.
     """
     match source.kind:
         case "local":
@@ -100,7 +109,7 @@ async def resolve_tokenizer(
 ) -> Path:
     """A folder that holds the model's tokenizer, and not its weights unless they are here anyway.
 
-    Raises ModelUnavailable, and for S3 what `download` raises.
+    Raises ModelUnavailable, and over the network what `download` raises.
     """
     match source.kind:
         case "local":
@@ -166,6 +175,18 @@ def _from_hub(source: ModelSource, cache: Path, files: tuple[str, ...] = MODEL_F
             )
         )
     except Exception as error:  # the hub's client raises many unrelated families
-        raise ModelUnavailable(
-            f"{source.location} could not be downloaded from the Hugging Face hub: {error}"
-        ) from error
+        said = f"{source.location} could not be downloaded from the Hugging Face hub: {error}"
+        if _may_pass(error):
+            raise TransferFailed(said) from error
+        raise ModelUnavailable(said) from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the hub was away, or had no time, rather than that it said no. Its client then looks
+    on the disk, and says what it lacks there because of what went wrong with the hub."""
+    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+    if isinstance(cause, HfHubHTTPError):
+        return cause.response.status_code in BUSY or cause.response.status_code >= 500
+    if cause is None or cause is error:
+        return False
+    return not isinstance(cause, OfflineModeIsEnabled | FileMetadataError)

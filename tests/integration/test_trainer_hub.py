@@ -1,15 +1,11 @@
-"""The model hub's token is changed: a second one is made, gateway and trainers are started with it,
-then the former is withdrawn. Gated models are fetched all the time."""
+"""Gated models of the hub: while it is away, and while its token is changed. For that a second one
+is made, gateway and trainers are started with it, then the former is withdrawn."""
 
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
-from msgspec import Struct
 from msgspec.structs import replace
 
 from deploy.local.s3 import S3Settings
@@ -20,6 +16,7 @@ from libs.contracts.scheduler_rpc import LeaseGranted
 from libs.contracts.trainer import Failed
 from libs.objectstore import ObjectStore
 from services.gateway.catalog import Catalog, read_catalog
+from tests.support.model_hub import Hub, model_hub
 from tests.support.objects import store_settings
 from tests.support.scripted_platform import ScriptedPlatform, eventually
 from tests.support.stack import Nats
@@ -27,55 +24,18 @@ from tests.support.trainer_process import GONE_SECONDS, Trainer
 
 ROOT = Path(__file__).parents[2]
 FORMER, NEXT = "hf_former", "hf_thenextone"
+TRIES = 6  # more than the hub's own client makes of one question
 FILES = {"config.json": b"{}", "model.safetensors": b"weights"}
 FETCHED, UNFETCHED = [
     ModelSource(kind="hub", location=f"gated/{name}", revision=digit * 40)
     for name, digit in (("fetched", "1"), ("unfetched", "2"))
 ]
 
-Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class Hub(Struct, kw_only=True):
-    """Models for those who bring one of the ``tokens``; as the hub's client asks for them."""
-
-    url: str
-    tokens: set[str]
-
 
 @pytest.fixture
 async def hub() -> AsyncIterator[Hub]:
-    hub = Hub(url="", tokens={FORMER})
-
-    @web.middleware
-    async def gate(request: web.Request, handler: Answering) -> web.StreamResponse:
-        if request.headers.get("Authorization") not in {f"Bearer {one}" for one in hub.tokens}:
-            return web.Response(status=401, headers={"X-Error-Code": "GatedRepo"})
-        return await handler(request)
-
-    async def tree(_: web.Request) -> web.Response:
-        return web.json_response(
-            [
-                {"type": "file", "path": name, "size": len(data), "oid": oid(data)}
-                for name, data in FILES.items()
-            ]
-        )
-
-    async def resolve(request: web.Request) -> web.Response:
-        data = FILES[request.match_info["file"]]
-        headers = {"ETag": f'"{oid(data)}"', "X-Repo-Commit": request.match_info["revision"]}
-        return web.Response(body=data, headers=headers)
-
-    app = web.Application(middlewares=[gate])
-    app.router.add_get("/api/models/gated/{name}/tree/{revision}", tree)
-    app.router.add_get("/gated/{name}/resolve/{revision}/{file}", resolve)
-    async with TestServer(app, host="127.0.0.1") as server:
-        hub.url = str(server.make_url("")).rstrip("/")
-        yield hub
-
-
-def oid(data: bytes) -> str:
-    return hashlib.sha1(data, usedforsecurity=False).hexdigest()
+    async with model_hub({FORMER}, FILES) as running:
+        yield running
 
 
 @pytest.fixture
@@ -170,3 +130,25 @@ async def test_who_was_told_of_a_withdrawn_token_alone_has_the_models_that_were_
     await restarted(trainer, NEXT)
     await platform.until(await offered(platform, UNFETCHED), "Finished")
     assert fetched(trainer, UNFETCHED)
+
+
+async def test_a_hub_that_is_away_for_a_moment_delays_a_job(
+    platform: ScriptedPlatform, trainer: Trainer, hub: Hub
+) -> None:
+    hub.status = 503
+    lease = await offered(platform, FETCHED)
+    await eventually(lambda: hub.asked > TRIES)
+    assert await platform.kinds(lease) == []
+
+    hub.status = None
+    await platform.until(lease, "Finished")
+    assert fetched(trainer, FETCHED)
+
+
+async def test_a_hub_that_says_no_ends_a_job_at_once(
+    platform: ScriptedPlatform, trainer: Trainer, hub: Hub
+) -> None:
+    hub.status = 403
+    reports = await platform.until(await offered(platform, FETCHED), "Failed")
+    assert isinstance(reports[-1], Failed)
+    assert (reports[-1].code, reports[-1].retryable) == ("model_load_failed", False)
