@@ -38,7 +38,7 @@ from libs.bus.service import every, watched
 from libs.bus.streams import NUDGE, declare_streams, event_subject
 from libs.bus.trim import LATE, TRIM_EVERY, hold, oldest_report, trim
 from libs.contracts.base import Envelope
-from libs.eventlog.connection import Connection, connect, create_pool
+from libs.eventlog.connection import BROKEN_OFF, Connection, connect, create_pool
 from libs.eventlog.read import decode_meta
 from libs.observability.export import observe
 from libs.observability.farewell import say_farewell
@@ -220,9 +220,8 @@ async def relay(
             trimming = partial(trim, database_url, partial(oldest_report, client))
             await lead(connection, jetstream, nudged, trimming, observed=observed)
         except (
-            OSError,
+            *BROKEN_OFF,
             asyncpg.PostgresError,
-            asyncpg.InterfaceError,
             nats.errors.Error,
             nats.js.errors.Error,
         ) as error:

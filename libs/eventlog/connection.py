@@ -31,6 +31,10 @@ SERVER_SETTINGS = {
     "jit": "off",  # compiling takes longer than any of our statements
 }
 
+BROKEN_OFF = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What a use meets whose connection ends: the last where PostgreSQL has said so just before it, and
+asyncpg waits for the end."""
+
 if TYPE_CHECKING:  # generic in the stubs, plain classes at run time
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
 else:

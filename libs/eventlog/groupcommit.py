@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import asyncpg
 
 from libs.eventlog.append import Outcome, outcome, statement
-from libs.eventlog.connection import Connection
+from libs.eventlog.connection import BROKEN_OFF, Connection
 from libs.eventlog.record import AlreadyHandled, Append, KeyTaken, VersionConflict
 from libs.observability.metrics import BATCH
 from libs.observability.spans import span
@@ -92,7 +92,7 @@ class GroupCommit:
         while connection is None or connection.is_closed():
             try:
                 connection = await self._connect()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except (*BROKEN_OFF, asyncpg.PostgresError) as error:
                 while attempt >= len(RECONNECT_DELAYS) and self._waiting:
                     _fail(self._waiting.popleft()[1], LogUnavailable(str(error)))
                 await asyncio.sleep(RECONNECT_DELAYS[min(attempt, len(RECONNECT_DELAYS) - 1)])
@@ -107,7 +107,7 @@ class GroupCommit:
         try:
             sql, values = statement([append for append, _ in batch])
             rows = await connection.fetch(sql, *values)
-        except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
+        except (*BROKEN_OFF, asyncpg.PostgresConnectionError) as error:
             connection.terminate()
             _fail_all(batch, LogUnavailable(str(error)))
             return

@@ -16,16 +16,14 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from libs.eventlog.connection import Connection, Pool
+from libs.eventlog.connection import BROKEN_OFF, Connection, Pool
 from services.webhooks.model import Attempted, Health, Progress, decide
 
 MOST = 500  # outcomes a transaction; larger ones gain nothing and delay everybody in them
 AGAIN_AFTER = 0.5  # seconds, when PostgreSQL does not answer; the claims lapse after 45
 
 AWAY = (
-    OSError,  # a timeout is one as well
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # what a use meets whose connection breaks at that moment
+    *BROKEN_OFF,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,

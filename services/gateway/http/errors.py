@@ -118,7 +118,7 @@ def _told(error: Exception) -> ApiError:
             return invalid("The request is not valid UTF-8.")
         case Unanswered():
             return unavailable(str(error).split(":")[0].split(".")[1].capitalize())
-        case LogUnavailable() | asyncpg.InterfaceError():
+        case LogUnavailable() | asyncpg.InterfaceError() | asyncpg.InternalClientError():
             return unavailable("The database")
         case asyncpg.PostgresConnectionError() | asyncpg.OperatorInterventionError():
             return unavailable("The database")
