@@ -31,7 +31,7 @@ from opentelemetry.trace import SpanKind
 
 from libs.bus import gauges
 from libs.bus.broker import make_broker
-from libs.bus.counting import count
+from libs.bus.counting import CURRENCY_SQL, count
 from libs.bus.probe import probed
 from libs.bus.rpc import answer_pings
 from libs.bus.service import every, watched
@@ -65,6 +65,7 @@ FROM (SELECT position FROM log.outbox ORDER BY position LIMIT $1) o
 CROSS JOIN LATERAL (SELECT * FROM log.event e WHERE e.position = o.position OFFSET 0) e
 ORDER BY o.position
 """
+DROP_SQL = "DELETE FROM log.outbox WHERE position = ANY($1::bigint[])"
 
 CONVENTIONAL = {"messaging.system": "nats", "messaging.operation.type": "send"}
 
@@ -131,10 +132,7 @@ async def drain(
         acks.append(ack)
     if acks:
         taken = await _acknowledged(acks, connection)
-        await connection.execute(
-            "DELETE FROM log.outbox WHERE position = ANY($1::bigint[])",
-            [row["position"] for row in rows],
-        )
+        await connection.execute(DROP_SQL, [row["position"] for row in rows])
         if observed:
             await _counted(connection, rows, taken)
     return len(rows)
@@ -167,10 +165,17 @@ async def _acknowledged(
 
 async def connect_to_lead(database_url: str) -> Connection:
     """A session, and with it its locks, that ends soon after its process falls silent, whether that
-    was killed, is frozen, or is on a machine that is gone; also while PostgreSQL sends to it."""
-    connection = await connect(database_url)
+    was killed, is frozen, or is on a machine that is gone; also while PostgreSQL sends to it.
+
+    What it will say again and again is prepared by now: a leader that is frozen between a
+    statement's preparation and its use isn't idle to PostgreSQL, which would wait for it.
+    """
+    connection = await connect(database_url, statement_lifetime=0)
     for setting in ("idle_session_timeout", "tcp_user_timeout"):
         await connection.execute(f"SET {setting} = {SILENCE * 1000:.0f}")
+    await connection.fetch(TAKE_SQL, 0)
+    await connection.execute(DROP_SQL, [])
+    await connection.fetch(CURRENCY_SQL, [])
     return connection
 
 

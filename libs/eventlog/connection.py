@@ -17,6 +17,8 @@ from libs.tls import advice
 COMMAND_TIMEOUT = 10.0  # seconds; a statement of ours takes milliseconds
 CONNECT_TIMEOUT = 5.0
 ACQUIRE_TIMEOUT = 5.0  # seconds; a request that waits longer is better refused than kept
+STATEMENT_LIFETIME = 300  # seconds
+TRANSACTION_TIMEOUT = 2 * COMMAND_TIMEOUT
 ROOT_CERT = "sslrootcert"
 NO_CERTIFICATE = "NO_CERTIFICATE_OR_CRL_FOUND"  # as OpenSSL says it
 REFUSES_TLS = "rejected SSL upgrade"  # as asyncpg says it
@@ -27,6 +29,9 @@ SERVER_SETTINGS = {
     # Milliseconds. A process that is frozen in a transaction frees what it holds, before those who
     # wait for it give up (the deadline above); nothing of ours pauses in one.
     "idle_in_transaction_session_timeout": "5000",
+    # And one that is frozen between what asyncpg sends for a statement's first use, to have it
+    # prepared, and then to have it run: PostgreSQL takes that session to be active.
+    "transaction_timeout": f"{TRANSACTION_TIMEOUT * 1000:.0f}",
     "timezone": "UTC",
     "jit": "off",  # compiling takes longer than any of our statements
 }
@@ -45,8 +50,16 @@ class NotTrusted(ConnectionError):
     """PostgreSQL could not prove who it is, or not to us; the text says what to do."""
 
 
-async def connect(dsn: str, *, command_timeout: float = COMMAND_TIMEOUT) -> Connection:
+async def connect(
+    dsn: str,
+    *,
+    command_timeout: float = COMMAND_TIMEOUT,
+    statement_lifetime: int = STATEMENT_LIFETIME,
+) -> Connection:
     """While the role's password is changed, ``dsn`` may have both (`with_each_password`).
+
+    Whoever has more patience with a statement has no deadline for a transaction. Statements stay
+    prepared for ``statement_lifetime`` seconds; for good, where it is 0.
 
     With ``?sslmode=verify-full&sslrootcert=FILE`` the server's certificate must be for the host
     of the address, and of a CA in the file, which is read for every connection. Raises NotTrusted.
@@ -54,17 +67,19 @@ async def connect(dsn: str, *, command_timeout: float = COMMAND_TIMEOUT) -> Conn
     *others, last = with_each_password(dsn)
     for one in others:
         with suppress(asyncpg.InvalidPasswordError):
-            return await _connect(one, command_timeout)
-    return await _connect(last, command_timeout)
+            return await _connect(one, command_timeout, statement_lifetime)
+    return await _connect(last, command_timeout, statement_lifetime)
 
 
-async def _connect(dsn: str, command_timeout: float) -> Connection:
+async def _connect(dsn: str, command_timeout: float, statement_lifetime: int) -> Connection:
+    patient = {"transaction_timeout": "0"} if command_timeout > COMMAND_TIMEOUT else {}
     try:
         return await asyncpg.connect(
             dsn,
             timeout=CONNECT_TIMEOUT,
             command_timeout=command_timeout,
-            server_settings=SERVER_SETTINGS,
+            server_settings=SERVER_SETTINGS | patient,
+            max_cached_statement_lifetime=statement_lifetime,
         )
     except OSError as error:
         if ROOT_CERT in dsn and (known := _advice(error)):
