@@ -27,6 +27,7 @@ from libs.contracts.gateway_rpc import KEEP_PLAN
 from libs.eventlog.connection import connect, create_pool
 from libs.eventlog.groupcommit import GroupCommit
 from libs.objectstore import ObjectStore
+from libs.settings import HUB
 from services.billing import ledger
 from services.billing.provider import PaymentProvider
 from services.gateway.access.accounts import create_account
@@ -195,7 +196,7 @@ async def running_gateway(
             log=await enter(GroupCommit(partial(connect, database.dsn("gateway")))),
             broker=broker,
             store=store,
-            catalog=Catalog(read_catalog(ROOT / "catalog.toml"), models_dir, store),
+            catalog=Catalog(read_catalog(ROOT / "catalog.toml"), models_dir, store, hub=HUB),
             authenticator=Authenticator(
                 pool,
                 peppers=peppers,
