@@ -16,7 +16,7 @@ from libs.contracts.scheduler_rpc import LeaseGranted
 from libs.contracts.trainer import Failed
 from libs.objectstore import ObjectStore
 from services.gateway.catalog import Catalog, read_catalog
-from tests.support.model_hub import Hub, model_hub
+from tests.support.model_hub import Broken, Hub, model_hub
 from tests.support.objects import store_settings
 from tests.support.scripted_platform import ScriptedPlatform, eventually
 from tests.support.stack import Nats
@@ -141,6 +141,21 @@ async def test_a_hub_that_is_away_for_a_moment_delays_a_job(
     assert await platform.kinds(lease) == []
 
     hub.status = None
+    await platform.until(lease, "Finished")
+    assert fetched(trainer, FETCHED)
+
+
+@pytest.mark.parametrize(("broken", "tries"), [("reset", 1), ("closed", TRIES), ("cut", 1)])
+async def test_a_hub_that_breaks_off_in_the_middle_of_weights_delays_a_job(
+    platform: ScriptedPlatform, trainer: Trainer, hub: Hub, broken: Broken, tries: int
+) -> None:
+    """``tries``: as many as the hub's own client makes."""
+    hub.broken = broken
+    lease = await offered(platform, FETCHED)
+    await eventually(lambda: hub.halves > tries)
+    assert await platform.kinds(lease) == []
+
+    hub.broken = None
     await platform.until(lease, "Finished")
     assert fetched(trainer, FETCHED)
 
