@@ -21,7 +21,6 @@ from services.gateway.access.key_text import SECRET_BYTES
 from services.gateway.access.keys import create_key
 from services.gateway.catalog import Catalog, CatalogModel, read_catalog
 from tests.support.model_hub import model_hub
-from tests.support.objects import store_settings
 from tests.support.running import running
 from tests.support.stack import Database, Nats
 from tests.support.waiting import eventually
@@ -49,12 +48,6 @@ async def hub() -> AsyncIterator[TestServer]:
     app.router.add_get(f"/{source.location}/resolve/{source.revision}/config.json", resolve)
     async with TestServer(app, host="127.0.0.1") as server:
         yield server
-
-
-@pytest.fixture
-async def store(s3: S3Settings) -> AsyncIterator[ObjectStore]:
-    async with ObjectStore(store_settings(s3)) as opened:
-        yield opened
 
 
 @pytest.mark.parametrize(("token", "available"), [(TOKEN, True), (None, False), ("other", False)])

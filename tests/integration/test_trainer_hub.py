@@ -8,16 +8,12 @@ from uuid import uuid4
 import pytest
 from msgspec.structs import replace
 
-from deploy.local.s3 import S3Settings
-from libs.bus.broker import make_broker
-from libs.bus.streams import declare_streams
 from libs.contracts.base import ModelSource
 from libs.contracts.scheduler_rpc import LeaseGranted
 from libs.contracts.trainer import Failed
 from libs.objectstore import ObjectStore
 from services.gateway.catalog import Catalog, read_catalog
 from tests.support.model_hub import Broken, Hub, model_hub
-from tests.support.objects import store_settings
 from tests.support.scripted_platform import ScriptedPlatform, eventually
 from tests.support.stack import Nats
 from tests.support.trainer_process import GONE_SECONDS, Trainer
@@ -36,23 +32,6 @@ FETCHED, UNFETCHED = [
 async def hub() -> AsyncIterator[Hub]:
     async with model_hub({FORMER}, FILES) as running:
         yield running
-
-
-@pytest.fixture
-async def store(s3: S3Settings) -> AsyncIterator[ObjectStore]:
-    async with ObjectStore(store_settings(s3)) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def platform(nats_url: str, store: ObjectStore) -> AsyncIterator[ScriptedPlatform]:
-    broker = make_broker(nats_url)
-    client = await broker.connect()
-    await declare_streams(client.jetstream())
-    platform = ScriptedPlatform(broker, client.jetstream(), store)
-    await broker.start()
-    yield platform
-    await broker.stop()
 
 
 @pytest.fixture
