@@ -154,32 +154,76 @@ async def running_gateway(
     most_streams: int = MAX_STREAMS,
     peppers: Peppers = PEPPERS,
 ) -> AsyncIterator[Gateway]:
-    model = models_dir / "tiny-llama"
-    model.mkdir(parents=True, exist_ok=True)
-    (model / "config.json").write_text("{}")
-    (model / "model.safetensors").write_bytes(b"")
-    clock = Clock()
+    clock, answers = Clock(), dict[str, Any]()
+    wakes: list[datetime] = []
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         admin = await enter(create_pool(database.admin_dsn, size=4))
-        answers: dict[str, Any] = {}
-        billing_pool = await enter(create_pool(database.dsn("billing"), size=8))
-        scheduler_pool = await enter(create_pool(database.dsn("scheduler"), size=2))
-        scheduler = Scheduler(
-            pool=scheduler_pool, now=clock.now, new_id=uuid4, committed=lambda: None
+        await enter(_among_neighbours(database, nats, clock, wakes, answers, provider))
+        parts = await enter(
+            _parts(database, nats, s3, models_dir, issuers, most_streams, peppers, clock)
         )
-        wakes: list[datetime] = []
+        url = await enter(_served(parts))
+        client = await enter(httpx.AsyncClient(base_url=url, timeout=30))
+        gateway = Gateway(
+            url=url,
+            client=client,
+            account_id=UUID(int=0),
+            key="",
+            clock=clock,
+            parts=parts,
+            admin=admin,
+            wakes=wakes,
+            answers=answers,
+        )
+        gateway.account_id, gateway.key = await gateway.account(cents=1_000_000)
+        yield gateway
+
+
+@asynccontextmanager
+async def _among_neighbours(
+    database: Database,
+    nats: Nats,
+    clock: Clock,
+    wakes: list[datetime],
+    answers: dict[str, Any],
+    provider: PaymentProvider | None,
+) -> AsyncIterator[None]:
+    async with (
+        create_pool(database.dsn("billing"), size=8) as billing,
+        create_pool(database.dsn("scheduler"), size=2) as scheduling,
+        create_pool(database.dsn("webhooks"), size=4) as sending,
+    ):
+        scheduler = Scheduler(pool=scheduling, now=clock.now, new_id=uuid4, committed=lambda: None)
         answering = Answering(
-            pool=await enter(create_pool(database.dsn("webhooks"), size=4)),
+            pool=sending,
             now=clock.now,
             new_id=uuid4,
             new_secret=partial(secrets.token_bytes, SECRET_BYTES),
             wake=lambda: wakes.append(clock.now()),
             allow_loopback=False,
         )
-        await enter(
-            neighbours(nats, billing_pool, scheduler, answering, answers, clock.now, provider)
-        )
+        async with neighbours(nats, billing, scheduler, answering, answers, clock.now, provider):
+            yield
+
+
+@asynccontextmanager
+async def _parts(
+    database: Database,
+    nats: Nats,
+    s3: S3Settings,
+    models_dir: Path,
+    issuers: Sequence[Issuer],
+    most_streams: int,
+    peppers: Peppers,
+    clock: Clock,
+) -> AsyncIterator[Parts]:
+    model = models_dir / "tiny-llama"
+    model.mkdir(parents=True, exist_ok=True)
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"")
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
         pool = await enter(create_pool(database.dsn("gateway"), size=16))
         broker = make_broker(nats.url("gateway"))
         answer(broker, KEEP_PLAN, partial(keep_plan, pool))
@@ -191,7 +235,7 @@ async def running_gateway(
         limiter = RateLimiter(lambda: int(clock.monotonic() * SECOND))
         shared = SharedLimits(limiter, broker, uuid4().bytes)
         await enter(every(PATIENCE, shared.be_together))
-        parts = Parts(
+        yield Parts(
             pool=pool,
             log=await enter(GroupCommit(partial(connect, database.dsn("gateway")))),
             broker=broker,
@@ -213,21 +257,6 @@ async def running_gateway(
             new_id=uuid4,
             new_request_id=lambda: uuid4().hex,
         )
-        url = await enter(_served(parts))
-        client = await enter(httpx.AsyncClient(base_url=url, timeout=30))
-        gateway = Gateway(
-            url=url,
-            client=client,
-            account_id=UUID(int=0),
-            key="",
-            clock=clock,
-            parts=parts,
-            admin=admin,
-            wakes=wakes,
-            answers=answers,
-        )
-        gateway.account_id, gateway.key = await gateway.account(cents=1_000_000)
-        yield gateway
 
 
 @asynccontextmanager
