@@ -1,6 +1,8 @@
 """Gated models of the hub: while it is away, and while its token is changed. For that a second one
 is made, gateway and trainers are started with it, then the former is withdrawn."""
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -8,6 +10,7 @@ from uuid import uuid4
 import pytest
 from msgspec.structs import replace
 
+from deploy.local.program import clean_environment
 from libs.contracts.base import ModelSource
 from libs.contracts.scheduler_rpc import LeaseGranted
 from libs.contracts.trainer import Failed
@@ -146,3 +149,21 @@ async def test_a_hub_that_says_no_ends_a_job_at_once(
     reports = await platform.until(await offered(platform, FETCHED), "Failed")
     assert isinstance(reports[-1], Failed)
     assert (reports[-1].code, reports[-1].retryable) == ("model_load_failed", False)
+
+
+def test_a_trainer_that_is_told_of_an_address_at_which_no_hub_can_be_does_not_start(
+    tmp_path: Path,
+) -> None:
+    told = {
+        "TUNEYARD_NATS_URL": "nats://127.0.0.1:9",
+        "TUNEYARD_TRAINER_ID": "trainer-0",
+        "TUNEYARD_WORK_DIR": str(tmp_path),
+        "TUNEYARD_MODELS_DIR": str(tmp_path),
+        "HF_ENDPOINT": "",
+    }
+    command = [sys.executable, "-m", "services.trainer"]
+    ended = subprocess.run(
+        command, env=clean_environment() | told, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 1
+    assert "HF_ENDPOINT" in ended.stderr
