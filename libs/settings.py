@@ -11,6 +11,11 @@ from msgspec import Struct
 PREFIX = "TUNEYARD_"
 
 PASSWORDS = re.compile(r"(?P<before>\w+://[^:@/]*:)(?P<passwords>[^@/]*)(?P<after>@.*)")
+HUB_ADDRESS = re.compile(r"https?://[^\s/?#][^\s?#]*")
+
+HUB = "https://huggingface.co"
+HUB_VARIABLE = "HF_ENDPOINT"
+"""As the hub's own client is told: whoever asks the hub for anything, asks the same one."""
 
 S = TypeVar("S", bound=Struct)
 
@@ -47,6 +52,20 @@ def with_each_password(url: str) -> list[str]:
     return [
         f"{parts['before']}{password}{parts['after']}" for password in parts["passwords"].split(",")
     ]
+
+
+def hub_address(environ: Mapping[str, str]) -> str:
+    """The Hugging Face hub's, or that of a mirror: scheme, host and path, without a last slash.
+
+    Raises SettingsError for what the hub's client could ask nothing of, as an empty variable.
+    """
+    told = environ.get(HUB_VARIABLE, HUB)
+    if not HUB_ADDRESS.fullmatch(told):
+        raise SettingsError(
+            f"{HUB_VARIABLE} is no http or https address: set it to that of a mirror of the Hugging"
+            " Face hub, such as https://hub.example.com, or do not set it."
+        )
+    return told.rstrip("/")
 
 
 def _path(wanted: type, value: Any) -> Path:

@@ -26,7 +26,7 @@ from libs.eventlog.groupcommit import GroupCommit
 from libs.objectstore import ObjectStore, ObjectStoreSettings
 from libs.observability.export import observe
 from libs.observability.logs import configure_logs
-from libs.settings import SettingsError, decode_settings
+from libs.settings import SettingsError, decode_settings, hub_address
 from services.gateway.access.auth import Authenticator
 from services.gateway.access.issuers import IssuersError, read_issuers
 from services.gateway.access.limits import LimitsError, read_limits
@@ -59,6 +59,7 @@ async def main() -> None:
     settings = decode_settings(Settings, os.environ)
     configure_logs("gateway", settings.log_level)
     observe("gateway", os.environ)
+    hub = hub_address(os.environ)
     models = read_catalog(settings.catalog)
     limits = read_limits(settings.limits)
     issuers = read_issuers(settings.oidc) if settings.oidc else ()
@@ -77,7 +78,7 @@ async def main() -> None:
         stack.push_async_callback(broker.stop)
         # Under the name that the hub's own client reads in the trainer: one token, set once.
         hub_token = os.environ.get("HF_TOKEN")
-        catalog = Catalog(models, settings.models_dir, store, hub_token=hub_token)
+        catalog = Catalog(models, settings.models_dir, store, hub=hub, hub_token=hub_token)
         limiter = RateLimiter(time.monotonic_ns)
         shared = SharedLimits(limiter, broker, uuid4().bytes)
         await stack.enter_async_context(every(PATIENCE, shared.be_together))

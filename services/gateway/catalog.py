@@ -16,7 +16,6 @@ from msgspec import Meta, Struct
 from libs.contracts.base import Count, ModelRef, ModelSource, ShortText
 from libs.objectstore import ObjectStore, ObjectStoreError
 
-HUB = "https://huggingface.co"
 ASK_TIMEOUT = 3.0  # seconds for one question to the hub
 ASK_EVERY = 600.0  # seconds; a model does not come and go by the minute
 
@@ -96,7 +95,8 @@ def read_catalog(path: Path) -> tuple[CatalogModel, ...]:
 class Catalog:
     """Models by slug and UUID. A remote model is unavailable until its place has answered.
 
-    ``hub_token`` is for models that their owners give to known people only.
+    ``hub`` is the address of the model hub, ``hub_token`` for models that their owners give to
+    known people only.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Catalog:
         models_dir: Path,
         store: ObjectStore,
         *,
-        hub: str = HUB,
+        hub: str,
         hub_token: str | None = None,
     ) -> None:
         self._hub = hub

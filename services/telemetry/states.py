@@ -1,7 +1,7 @@
 """Changes of a job's state on its account's stream: the notices that webhooks deliver, in order."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from uuid import UUID
 
@@ -89,21 +89,33 @@ async def settle(broker: NatsBroker, job_id: UUID) -> None:
     """Wait until what the job's trainer has published is stored, or for as long as is reasonable:
     then something is wrong with telemetry's own consumers, and the end of a job is told anyway."""
     with suppress(TimeoutError, nats.errors.Error, nats.js.errors.Error):
-        async with asyncio.timeout(SETTLE_PATIENCE):
+        async with asyncio.timeout(SETTLE_PATIENCE) as patience:
             jetstream = (await broker.connect()).jetstream()
             for subject in (metrics_subject(job_id), logs_subject(job_id)):
-                await _passed(jetstream, subject)
+                await _stored(jetstream, subject, patience)
 
 
-async def _passed(jetstream: JetStreamContext, subject: str) -> None:
-    assert TELEMETRY.name is not None
+async def _stored(jetstream: JetStreamContext, subject: str, patience: asyncio.Timeout) -> None:
+    stream = TELEMETRY.name
+    assert stream is not None
     try:
-        last = await jetstream.get_last_msg(TELEMETRY.name, subject)
+        last = await jetstream.get_last_msg(stream, subject)
     except nats.js.errors.NotFoundError:
         return
     durable = durable_name("telemetry", subject.split(".")[1])
-    while True:
-        floor = (await jetstream.consumer_info(TELEMETRY.name, durable)).ack_floor
-        if floor is not None and last.seq is not None and floor.stream_seq >= last.seq:
-            return
+
+    async def passed() -> bool:
+        floor = (await jetstream.consumer_info(stream, durable)).ack_floor
+        return floor is not None and last.seq is not None and floor.stream_seq >= last.seq
+
+    await look_until(passed, patience)
+
+
+async def look_until(holds: Callable[[], Awaitable[bool]], patience: asyncio.Timeout) -> None:
+    """Look again and again, within the timeout that this runs in.
+
+    That says by itself when it is over: NATS's client waits with asyncio.wait_for, which on Python
+    3.11 gives an answer that comes with a cancellation, and forgets the latter (gh-86296).
+    """
+    while not patience.expired() and not await holds():  # noqa: ASYNC110 (NATS sets no Event)
         await asyncio.sleep(SETTLE_PAUSE)

@@ -20,7 +20,7 @@ from libs.bus.rpc import answer, answer_pings
 from libs.contracts.trainer_rpc import PREVIEW
 from libs.observability.export import observe
 from libs.observability.logs import configure_logs
-from libs.settings import SettingsError, decode_settings
+from libs.settings import SettingsError, decode_settings, hub_address
 from services.trainer.kubernetes import ApiRefused, TrainJobApi
 from services.trainer.launch import Launcher, PreloadFailed
 from services.trainer.launch_forked import ForkServerLauncher
@@ -140,6 +140,7 @@ def launcher_of(settings: Settings, http: aiohttp.ClientSession) -> Launcher:
 
 async def main() -> None:
     settings = decode_settings(Settings, os.environ)
+    hub_address(os.environ)  # its client would find a fault in it with every job
     configure_logs("trainer", settings.log_level)
     observe("trainer", os.environ)
     async with aiohttp.ClientSession() as http:

@@ -39,6 +39,9 @@ ADAPTER_FILES = (ADAPTER, "adapter_config.json")
 
 BUSY = (408, 429)  # a hub that says so may have time later
 
+REFUSALS = (OfflineModeIsEnabled, FileMetadataError, ValueError)
+"""The hub's client's own: it may ask nobody, what answers is no hub, no model has such a name."""
+
 
 class ModelUnavailable(Exception):
     """The weights can't be had here; the text says why."""
@@ -182,11 +185,10 @@ def _from_hub(source: ModelSource, cache: Path, files: tuple[str, ...] = MODEL_F
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether the hub was away, or had no time, rather than that it said no. Its client then looks
-    on the disk, and says what it lacks there because of what went wrong with the hub."""
+    """Whether the hub was away, had no time or broke off, rather than that it said no. Connections
+    end in too many ways to name them: what is no refusal is one. While the hub is away its client
+    looks on the disk, and says what it lacks there because of what went wrong with the hub."""
     cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
     if isinstance(cause, HfHubHTTPError):
         return cause.response.status_code in BUSY or cause.response.status_code >= 500
-    if cause is None or cause is error:
-        return False
-    return not isinstance(cause, OfflineModeIsEnabled | FileMetadataError)
+    return cause is not None and not isinstance(cause, REFUSALS)

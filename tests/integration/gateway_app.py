@@ -27,6 +27,7 @@ from libs.contracts.gateway_rpc import KEEP_PLAN
 from libs.eventlog.connection import connect, create_pool
 from libs.eventlog.groupcommit import GroupCommit
 from libs.objectstore import ObjectStore
+from libs.settings import HUB
 from services.billing import ledger
 from services.billing.provider import PaymentProvider
 from services.gateway.access.accounts import create_account
@@ -153,64 +154,14 @@ async def running_gateway(
     most_streams: int = MAX_STREAMS,
     peppers: Peppers = PEPPERS,
 ) -> AsyncIterator[Gateway]:
-    model = models_dir / "tiny-llama"
-    model.mkdir(parents=True, exist_ok=True)
-    (model / "config.json").write_text("{}")
-    (model / "model.safetensors").write_bytes(b"")
-    clock = Clock()
+    clock, answers = Clock(), dict[str, Any]()
+    wakes: list[datetime] = []
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         admin = await enter(create_pool(database.admin_dsn, size=4))
-        answers: dict[str, Any] = {}
-        billing_pool = await enter(create_pool(database.dsn("billing"), size=8))
-        scheduler_pool = await enter(create_pool(database.dsn("scheduler"), size=2))
-        scheduler = Scheduler(
-            pool=scheduler_pool, now=clock.now, new_id=uuid4, committed=lambda: None
-        )
-        wakes: list[datetime] = []
-        answering = Answering(
-            pool=await enter(create_pool(database.dsn("webhooks"), size=4)),
-            now=clock.now,
-            new_id=uuid4,
-            new_secret=partial(secrets.token_bytes, SECRET_BYTES),
-            wake=lambda: wakes.append(clock.now()),
-            allow_loopback=False,
-        )
-        await enter(
-            neighbours(nats, billing_pool, scheduler, answering, answers, clock.now, provider)
-        )
-        pool = await enter(create_pool(database.dsn("gateway"), size=16))
-        broker = make_broker(nats.url("gateway"))
-        answer(broker, KEEP_PLAN, partial(keep_plan, pool))
-        await broker.start()
-        stack.push_async_callback(broker.stop)
-        store = await enter(ObjectStore(store_settings(s3)))
-        session = await enter(aiohttp.ClientSession())
-        limits = read_limits(ROOT / "limits.toml")
-        limiter = RateLimiter(lambda: int(clock.monotonic() * SECOND))
-        shared = SharedLimits(limiter, broker, uuid4().bytes)
-        await enter(every(PATIENCE, shared.be_together))
-        parts = Parts(
-            pool=pool,
-            log=await enter(GroupCommit(partial(connect, database.dsn("gateway")))),
-            broker=broker,
-            store=store,
-            catalog=Catalog(read_catalog(ROOT / "catalog.toml"), models_dir, store),
-            authenticator=Authenticator(
-                pool,
-                peppers=peppers,
-                limits=limits,
-                id_tokens=IdTokens(issuers, session, now=clock.now, monotonic=clock.monotonic),
-                now=clock.now,
-                monotonic=clock.monotonic,
-            ),
-            limiter=limiter,
-            limits=limits,
-            streams=Streams(broker, heartbeat=HEARTBEAT, most=most_streams),
-            peppers=peppers,
-            now=clock.now,
-            new_id=uuid4,
-            new_request_id=lambda: uuid4().hex,
+        await enter(_among_neighbours(database, nats, clock, wakes, answers, provider))
+        parts = await enter(
+            _parts(database, nats, s3, models_dir, issuers, most_streams, peppers, clock)
         )
         url = await enter(_served(parts))
         client = await enter(httpx.AsyncClient(base_url=url, timeout=30))
@@ -227,6 +178,85 @@ async def running_gateway(
         )
         gateway.account_id, gateway.key = await gateway.account(cents=1_000_000)
         yield gateway
+
+
+@asynccontextmanager
+async def _among_neighbours(
+    database: Database,
+    nats: Nats,
+    clock: Clock,
+    wakes: list[datetime],
+    answers: dict[str, Any],
+    provider: PaymentProvider | None,
+) -> AsyncIterator[None]:
+    async with (
+        create_pool(database.dsn("billing"), size=8) as billing,
+        create_pool(database.dsn("scheduler"), size=2) as scheduling,
+        create_pool(database.dsn("webhooks"), size=4) as sending,
+    ):
+        scheduler = Scheduler(pool=scheduling, now=clock.now, new_id=uuid4, committed=lambda: None)
+        answering = Answering(
+            pool=sending,
+            now=clock.now,
+            new_id=uuid4,
+            new_secret=partial(secrets.token_bytes, SECRET_BYTES),
+            wake=lambda: wakes.append(clock.now()),
+            allow_loopback=False,
+        )
+        async with neighbours(nats, billing, scheduler, answering, answers, clock.now, provider):
+            yield
+
+
+@asynccontextmanager
+async def _parts(
+    database: Database,
+    nats: Nats,
+    s3: S3Settings,
+    models_dir: Path,
+    issuers: Sequence[Issuer],
+    most_streams: int,
+    peppers: Peppers,
+    clock: Clock,
+) -> AsyncIterator[Parts]:
+    model = models_dir / "tiny-llama"
+    model.mkdir(parents=True, exist_ok=True)
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"")
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        pool = await enter(create_pool(database.dsn("gateway"), size=16))
+        broker = make_broker(nats.url("gateway"))
+        answer(broker, KEEP_PLAN, partial(keep_plan, pool))
+        await broker.start()
+        stack.push_async_callback(broker.stop)
+        store = await enter(ObjectStore(store_settings(s3)))
+        session = await enter(aiohttp.ClientSession())
+        limits = read_limits(ROOT / "limits.toml")
+        limiter = RateLimiter(lambda: int(clock.monotonic() * SECOND))
+        shared = SharedLimits(limiter, broker, uuid4().bytes)
+        await enter(every(PATIENCE, shared.be_together))
+        yield Parts(
+            pool=pool,
+            log=await enter(GroupCommit(partial(connect, database.dsn("gateway")))),
+            broker=broker,
+            store=store,
+            catalog=Catalog(read_catalog(ROOT / "catalog.toml"), models_dir, store, hub=HUB),
+            authenticator=Authenticator(
+                pool,
+                peppers=peppers,
+                limits=limits,
+                id_tokens=IdTokens(issuers, session, now=clock.now, monotonic=clock.monotonic),
+                now=clock.now,
+                monotonic=clock.monotonic,
+            ),
+            limiter=limiter,
+            limits=limits,
+            streams=Streams(broker, heartbeat=HEARTBEAT, most=most_streams),
+            peppers=peppers,
+            now=clock.now,
+            new_id=uuid4,
+            new_request_id=lambda: uuid4().hex,
+        )
 
 
 @asynccontextmanager

@@ -46,7 +46,7 @@ from libs.eventlog.groupcommit import GroupCommit
 from libs.eventlog.read import Stored, load
 from libs.eventlog.record import Append, Head, records_after
 from libs.jobstate.state import JobState, fold, job_stream, row_of
-from libs.objectstore import ObjectStore, ObjectStoreSettings
+from libs.objectstore import ObjectStore
 from services.artifact.handlers import Desk
 from tests.support.jobs import NOON, context, finished_result, first_append, submission
 from tests.support.running import running
@@ -56,18 +56,6 @@ from tests.support.waiting import eventually
 ACCOUNT = UUID(int=42)
 NAMES = {"artifacts.tar.gz": "archive", "adapter_model.safetensors": "adapter"}
 SHA_OF_NOTHING = hashlib.sha256().hexdigest()
-
-
-@pytest.fixture(scope="module")
-async def store(s3: S3Settings) -> AsyncIterator[ObjectStore]:
-    settings = ObjectStoreSettings(
-        endpoint=s3.endpoint,
-        access_key=s3.access_key,
-        secret_key=s3.secret_key,
-        bucket=s3.bucket,
-    )
-    async with ObjectStore(settings) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

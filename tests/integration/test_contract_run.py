@@ -3,7 +3,6 @@
 import hashlib
 import os
 import signal
-from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from deploy.local.s3 import S3Settings
 from libs.contracts.artifact_rpc import GetInputs, InputFile, Inputs
 from libs.contracts.base import ArtifactFile, Event, ModelRef, ModelSource
 from libs.contracts.gateway import JobSubmitted
@@ -32,7 +30,6 @@ from services.trainer.depth import Tower, silent_copy
 from services.trainer.grow import insert
 from services.trainer.steps import Learner
 from tests.support.jobs import NOON, finished_result, first_append, next_append, submission
-from tests.support.objects import store_settings
 from tests.support.stack import Database
 from tests.support.training import (
     contract_spec,
@@ -140,12 +137,6 @@ def test_the_first_block_stays_even_if_it_does_nothing(tiny_model: Path, tmp_pat
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "model")
     assert train(contract_spec(tmp_path / "model", tmp_path / "out")) == 0
     assert "block 2 removed" in (tmp_path / "out" / "log.txt").read_text()
-
-
-@pytest.fixture
-async def store(s3: S3Settings) -> AsyncIterator[ObjectStore]:
-    async with ObjectStore(store_settings(s3)) as store:
-        yield store
 
 
 class Published(NamedTuple):

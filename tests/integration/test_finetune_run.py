@@ -23,11 +23,13 @@ from tests.support.training import (
     start_held,
     status,
     steps_done,
+    told_to_stop,
     train,
     wait_until,
     write_rows,
 )
 
+LONG = 100_000  # steps: minutes, and not so many that their blocks are compiled first
 ADAPTER = "model/adapter_model.safetensors"
 
 
@@ -160,6 +162,16 @@ def test_sigterm_ends_a_run_with_a_checkpoint_to_go_on_from(
     again = spec(tiny_model, dataset, tmp_path, checkpoint_every=1000, resume_from=kept)
     assert train(again) == 0
     assert curve(tmp_path) == curve(unbroken)
+
+
+def test_a_run_under_way_hears_sigterm_and_ends_with_a_checkpoint(
+    tiny_model: Path, dataset: Path, tmp_path: Path
+) -> None:
+    long = spec(tiny_model, dataset, tmp_path, steps=LONG, checkpoint_every=LONG)
+    assert told_to_stop(long) == 0
+    assert status(tmp_path).outcome == "stopped"
+    (kept,) = checkpoint.complete(tmp_path / "checkpoints")
+    assert kept.name == f"step-{steps_done(tmp_path)}"
 
 
 def test_a_bad_row_fails_the_job_with_its_line(tiny_model: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,8 @@ import pytest
 from msgspec.structs import replace
 
 from deploy.local.program import clean_environment
-from deploy.local.s3 import S3Settings
-from libs.bus.broker import make_broker
-from libs.bus.streams import declare_streams
 from libs.contracts.scheduler_rpc import LeaseGranted
 from libs.contracts.trainer import Checkpointed, Failed, Finished
-from libs.objectstore import ObjectStore
-from tests.support.objects import store_settings
 from tests.support.scripted_platform import ScriptedPlatform, eventually
 from tests.support.stack import Nats
 from tests.support.training import chats, curve, spec, train, write_rows
@@ -65,18 +60,6 @@ class Program:
 
     def processes(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
-
-
-@pytest.fixture(scope="module")
-async def platform(nats_url: str, s3: S3Settings) -> AsyncIterator[ScriptedPlatform]:
-    broker = make_broker(nats_url)
-    async with ObjectStore(store_settings(s3)) as store:
-        client = await broker.connect()
-        await declare_streams(client.jetstream())
-        platform = ScriptedPlatform(broker, client.jetstream(), store)
-        await broker.start()
-        yield platform
-        await broker.stop()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from uuid import uuid4
 
@@ -20,15 +19,9 @@ from libs.objectstore import (
 )
 from libs.objectstore.store import READ_BYTES
 from libs.objectstore.upload import PART_BYTES
-from tests.support.objects import has_unfinished_upload, store_settings
+from tests.support.objects import has_unfinished_upload
 
 MINUTE = timedelta(minutes=1)
-
-
-@pytest.fixture(scope="module")
-async def store(s3: S3Settings) -> AsyncIterator[ObjectStore]:
-    async with ObjectStore(store_settings(s3)) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from msgspec.structs import replace
 
-from deploy.local.s3 import S3Settings
 from libs.eventlog.append import append_in
 from libs.eventlog.connection import Connection, connect, create_pool
 from libs.objectstore import ObjectStore, ObjectStoreSettings
@@ -18,16 +17,10 @@ from services.gateway.access.accounts import create_account
 from services.gateway.dataset_rows import Dataset, delete_dataset, store_dataset
 from services.gateway.leftovers import ABANDONED, remove_abandoned
 from tests.support.jobs import first_append, submission
-from tests.support.objects import has_unfinished_upload, store_settings
+from tests.support.objects import has_unfinished_upload
 from tests.support.stack import Database
 
 LATER = ABANDONED + timedelta(minutes=1)
-
-
-@pytest.fixture
-async def store(s3: S3Settings) -> AsyncIterator[ObjectStore]:
-    async with ObjectStore(store_settings(s3)) as opened:
-        yield opened
 
 
 @pytest.fixture

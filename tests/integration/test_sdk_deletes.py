@@ -15,7 +15,7 @@ from tests.support.failing_http import (
     says,
 )
 from tests.support.sdk import KINDS, Kind, Sleeps, ask
-from tuneyard import APIError, NotFoundError
+from tuneyard import APIError, AuthenticationError, NotFoundError
 from tuneyard.types import Deleted
 
 ID = "0b5f2b0e-54c1-5b0e-8d7e-0a8e1c6d2f11"
@@ -81,6 +81,13 @@ async def test_a_404_of_something_else_than_the_platform_says_nothing(kind: Kind
     with pytest.raises(APIError) as error:
         await told(kind, [RESETS, page], CALLS["datasets"])
     assert error.value.code == "http_404"
+
+
+async def test_a_refused_key_does_not_say_that_the_one_which_it_deletes_is_gone(kind: Kind) -> None:
+    """It may be its own, and gone; or another one, and alive."""
+    refused = refuses("401 Unauthorized", "invalid_api_key")
+    with pytest.raises(AuthenticationError):
+        await told(kind, [RESETS, refused], CALLS["api_keys"])
 
 
 async def test_what_is_read_or_changed_and_not_there_is_not_found_however_often_it_was_tried(

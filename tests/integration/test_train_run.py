@@ -23,6 +23,7 @@ from tests.support.training import (
     start_held,
     status,
     steps_done,
+    told_to_stop,
     train,
     train_until,
     wait_until,
@@ -30,6 +31,7 @@ from tests.support.training import (
 )
 from tests.support.training_kills import newest_checkpoint
 
+MILLION = 10**6
 WEIGHTS = "model/model.safetensors"
 
 
@@ -162,6 +164,18 @@ def test_sigterm_ends_a_run_with_a_checkpoint_that_knows_what_has_grown(
     (kept,) = checkpoint.complete(tmp_path / "checkpoints")
     assert kept.name == f"step-{steps_done(tmp_path)}"
     assert b'"blocks":1' in (kept / checkpoint.PROGRESS).read_bytes()
+
+
+def test_a_run_under_way_hears_sigterm_and_ends_with_a_checkpoint(
+    tiny_model: Path, dataset: Path, tmp_path: Path
+) -> None:
+    endless = grow_spec(
+        tiny_model, dataset, tmp_path, steps_per_cycle=MILLION, checkpoint_every=MILLION
+    )
+    assert told_to_stop(endless) == 0
+    assert status(tmp_path).outcome == "stopped"
+    (kept,) = checkpoint.complete(tmp_path / "checkpoints")
+    assert kept.name == f"step-{steps_done(tmp_path)}"
 
 
 def test_growth_ends_before_a_model_becomes_a_spire(

@@ -1,6 +1,8 @@
 """Gated models of the hub: while it is away, and while its token is changed. For that a second one
 is made, gateway and trainers are started with it, then the former is withdrawn."""
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -8,16 +10,13 @@ from uuid import uuid4
 import pytest
 from msgspec.structs import replace
 
-from deploy.local.s3 import S3Settings
-from libs.bus.broker import make_broker
-from libs.bus.streams import declare_streams
+from deploy.local.program import clean_environment
 from libs.contracts.base import ModelSource
 from libs.contracts.scheduler_rpc import LeaseGranted
 from libs.contracts.trainer import Failed
 from libs.objectstore import ObjectStore
 from services.gateway.catalog import Catalog, read_catalog
-from tests.support.model_hub import Hub, model_hub
-from tests.support.objects import store_settings
+from tests.support.model_hub import Broken, Hub, model_hub
 from tests.support.scripted_platform import ScriptedPlatform, eventually
 from tests.support.stack import Nats
 from tests.support.trainer_process import GONE_SECONDS, Trainer
@@ -36,23 +35,6 @@ FETCHED, UNFETCHED = [
 async def hub() -> AsyncIterator[Hub]:
     async with model_hub({FORMER}, FILES) as running:
         yield running
-
-
-@pytest.fixture
-async def store(s3: S3Settings) -> AsyncIterator[ObjectStore]:
-    async with ObjectStore(store_settings(s3)) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def platform(nats_url: str, store: ObjectStore) -> AsyncIterator[ScriptedPlatform]:
-    broker = make_broker(nats_url)
-    client = await broker.connect()
-    await declare_streams(client.jetstream())
-    platform = ScriptedPlatform(broker, client.jetstream(), store)
-    await broker.start()
-    yield platform
-    await broker.stop()
 
 
 @pytest.fixture
@@ -145,6 +127,21 @@ async def test_a_hub_that_is_away_for_a_moment_delays_a_job(
     assert fetched(trainer, FETCHED)
 
 
+@pytest.mark.parametrize(("broken", "tries"), [("reset", 1), ("closed", TRIES), ("cut", 1)])
+async def test_a_hub_that_breaks_off_in_the_middle_of_weights_delays_a_job(
+    platform: ScriptedPlatform, trainer: Trainer, hub: Hub, broken: Broken, tries: int
+) -> None:
+    """``tries``: as many as the hub's own client makes."""
+    hub.broken = broken
+    lease = await offered(platform, FETCHED)
+    await eventually(lambda: hub.halves > tries)
+    assert await platform.kinds(lease) == []
+
+    hub.broken = None
+    await platform.until(lease, "Finished")
+    assert fetched(trainer, FETCHED)
+
+
 async def test_a_hub_that_says_no_ends_a_job_at_once(
     platform: ScriptedPlatform, trainer: Trainer, hub: Hub
 ) -> None:
@@ -152,3 +149,21 @@ async def test_a_hub_that_says_no_ends_a_job_at_once(
     reports = await platform.until(await offered(platform, FETCHED), "Failed")
     assert isinstance(reports[-1], Failed)
     assert (reports[-1].code, reports[-1].retryable) == ("model_load_failed", False)
+
+
+def test_a_trainer_that_is_told_of_an_address_at_which_no_hub_can_be_does_not_start(
+    tmp_path: Path,
+) -> None:
+    told = {
+        "TUNEYARD_NATS_URL": "nats://127.0.0.1:9",
+        "TUNEYARD_TRAINER_ID": "trainer-0",
+        "TUNEYARD_WORK_DIR": str(tmp_path),
+        "TUNEYARD_MODELS_DIR": str(tmp_path),
+        "HF_ENDPOINT": "",
+    }
+    command = [sys.executable, "-m", "services.trainer"]
+    ended = subprocess.run(
+        command, env=clean_environment() | told, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 1
+    assert "HF_ENDPOINT" in ended.stderr

@@ -11,18 +11,14 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
-from deploy.local.s3 import S3Settings
 from libs.bus.broker import make_broker
-from libs.bus.streams import declare_streams
 from libs.contracts.base import ModelSource
 from libs.contracts.scheduler_rpc import LeaseGranted
 from libs.contracts.trainer import Checkpointed, Finished, Started, Stopped
-from libs.objectstore import ObjectStore
 from services.trainer.launch_forked import ForkServerLauncher
 from services.trainer.link import Link
 from services.trainer.site import Site
 from services.trainer.worker import Worker
-from tests.support.objects import store_settings
 from tests.support.scripted_platform import ScriptedPlatform
 from tests.support.training import chats, contract_spec, grow_spec, spec, write_rows
 
@@ -32,18 +28,6 @@ MODEL_FILES = {
     "tokenizer.json": "tokenizer",
     "tokenizer_config.json": "tokenizer",
 }
-
-
-@pytest.fixture(scope="module")
-async def platform(nats_url: str, s3: S3Settings) -> AsyncIterator[ScriptedPlatform]:
-    broker = make_broker(nats_url)
-    async with ObjectStore(store_settings(s3)) as store:
-        client = await broker.connect()
-        await declare_streams(client.jetstream())
-        platform = ScriptedPlatform(broker, client.jetstream(), store)
-        await broker.start()
-        yield platform
-        await broker.stop()
 
 
 @pytest.fixture(scope="module")

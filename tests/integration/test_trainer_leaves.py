@@ -3,49 +3,20 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from deploy.local.s3 import S3Settings
-from libs.bus.broker import make_broker
-from libs.bus.streams import declare_streams
 from libs.contracts.trainer import Stopped
-from libs.objectstore import ObjectStore
-from tests.support.objects import store_settings
-from tests.support.scripted_platform import ScriptedPlatform, eventually, local_model
-from tests.support.stack import Nats
+from tests.support.scripted_platform import ScriptedPlatform, eventually
 from tests.support.stand_in_training import TOKENS_A_STEP
 from tests.support.trainer_process import GONE_SECONDS, Trainer
 
 
-@pytest.fixture(scope="module")
-async def platform(nats_url: str, s3: S3Settings) -> AsyncIterator[ScriptedPlatform]:
-    broker = make_broker(nats_url)
-    async with ObjectStore(store_settings(s3)) as store:
-        client = await broker.connect()
-        await declare_streams(client.jetstream())
-        platform = ScriptedPlatform(broker, client.jetstream(), store)
-        await broker.start()
-        yield platform
-        await broker.stop()
-
-
-@pytest.fixture(scope="module")
-def service(
-    tmp_path_factory: pytest.TempPathFactory, nats_server: Nats, platform: ScriptedPlatform
-) -> Iterator[Trainer]:
-    trainer = Trainer(tmp_path_factory.mktemp("trainer"), nats_server.url("trainer"))
-    local_model(trainer.models)
-    yield trainer
-    trainer.end()
-
-
 @pytest.fixture
-def trainer(service: Trainer) -> Trainer:
+def trainer(trainer_process: Trainer) -> Trainer:
     """A running trainer: the one of the test before, if that has left it alive."""
-    service.start_if_gone()
-    return service
+    trainer_process.start_if_gone()
+    return trainer_process
 
 
 async def leaves(trainer: Trainer) -> None:

@@ -12,10 +12,8 @@ import aiohttp
 import pytest
 from faststream.nats import NatsBroker
 
-from deploy.local.s3 import S3Settings
 from libs.bus.broker import make_broker
 from libs.bus.rpc import ask
-from libs.bus.streams import declare_streams
 from libs.contracts.artifact_rpc import InputFile
 from libs.contracts.base import ModelSource
 from libs.contracts.trainer import Finished
@@ -24,7 +22,6 @@ from libs.objectstore import ObjectStore
 from services.trainer.documents import load_documents, prepare_tokenizer
 from services.trainer.loading import load_tokenizer
 from services.trainer.preview import ENOUGH_BYTES, read_lines
-from tests.support.objects import store_settings
 from tests.support.scripted_platform import ScriptedPlatform, eventually
 from tests.support.stack import Nats
 from tests.support.trainer_process import Trainer
@@ -36,23 +33,6 @@ TINY = ModelSource(kind="local", location="tiny-llama")
 
 
 @pytest.fixture(scope="module")
-async def store(s3: S3Settings) -> AsyncIterator[ObjectStore]:
-    async with ObjectStore(store_settings(s3)) as store:
-        yield store
-
-
-@pytest.fixture(scope="module")
-async def platform(nats_server: Nats, store: ObjectStore) -> AsyncIterator[ScriptedPlatform]:
-    broker = make_broker(nats_server.url("operator"))
-    client = await broker.connect()
-    await declare_streams(client.jetstream())
-    platform = ScriptedPlatform(broker, client.jetstream(), store)
-    await broker.start()
-    yield platform
-    await broker.stop()
-
-
-@pytest.fixture(scope="module")
 async def trainer(
     tmp_path_factory: pytest.TempPathFactory,
     nats_server: Nats,
@@ -61,8 +41,7 @@ async def trainer(
 ) -> AsyncIterator[Trainer]:
     running = Trainer(tmp_path_factory.mktemp("trainer"), nats_server.url("trainer"))
     await asyncio.to_thread(shutil.copytree, tiny_model, running.models / "tiny-llama")
-    while not platform.asked:  # noqa: ASYNC110
-        await asyncio.sleep(0.05)
+    await eventually(lambda: platform.asked)
     yield running
     running.end()
 

@@ -6,7 +6,7 @@ import io
 import os
 import signal
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,16 +15,12 @@ import pytest
 from msgspec.structs import replace
 
 from deploy.local.s3 import S3Settings
-from libs.bus.broker import make_broker
-from libs.bus.streams import declare_streams
 from libs.contracts.base import ModelSource
 from libs.contracts.scheduler import Checkpoint
 from libs.contracts.trainer import Checkpointed, Failed, Finished, Started, Stopped
-from libs.objectstore import ObjectStore
 from services.trainer.archive import pack
 from services.trainer.telemetry import LINES_PER_ATTEMPT
-from tests.support.objects import store_settings
-from tests.support.scripted_platform import ScriptedPlatform, eventually, local_model
+from tests.support.scripted_platform import ScriptedPlatform, eventually
 from tests.support.stack import Nats, Servers, chosen
 from tests.support.stand_in_training import TOKENS_A_STEP
 from tests.support.trainer_process import Trainer
@@ -32,49 +28,27 @@ from tests.support.trainer_process import Trainer
 
 @pytest.fixture(scope="module")
 async def own_servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Servers]:
-    """NATS and S3 of this module's own: its tests kill them."""
+    """NATS and S3 of this module's own, in place of all tests': its tests kill them."""
     servers = Servers(tmp_path_factory.mktemp("servers"), chosen(os.environ))
     yield servers
     await servers.stop()
 
 
 @pytest.fixture(scope="module")
-async def own_nats(own_servers: Servers) -> Nats:
+async def nats_server(own_servers: Servers) -> Nats:
     return await own_servers.nats()
 
 
 @pytest.fixture(scope="module")
-async def own_s3(own_servers: Servers) -> S3Settings:
+async def s3(own_servers: Servers) -> S3Settings:
     return await own_servers.s3()
 
 
-@pytest.fixture(scope="module")
-async def platform(own_nats: Nats, own_s3: S3Settings) -> AsyncIterator[ScriptedPlatform]:
-    broker = make_broker(own_nats.url("operator"))
-    async with ObjectStore(store_settings(own_s3)) as store:
-        client = await broker.connect()
-        await declare_streams(client.jetstream())
-        platform = ScriptedPlatform(broker, client.jetstream(), store)
-        await broker.start()
-        yield platform
-        await broker.stop()
-
-
-@pytest.fixture(scope="module")
-def service(
-    tmp_path_factory: pytest.TempPathFactory, own_nats: Nats, platform: ScriptedPlatform
-) -> Iterator[Trainer]:
-    trainer = Trainer(tmp_path_factory.mktemp("trainer"), own_nats.url("trainer"))
-    local_model(trainer.models)
-    yield trainer
-    trainer.end()
-
-
 @pytest.fixture
-def trainer(service: Trainer) -> Trainer:
+def trainer(trainer_process: Trainer) -> Trainer:
     """A running trainer: the one of the test before, if that has left it alive."""
-    service.start_if_gone()
-    return service
+    trainer_process.start_if_gone()
+    return trainer_process
 
 
 async def test_an_attempt_is_reported_in_order_with_every_step_and_file(

@@ -9,7 +9,6 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
-from deploy.local.s3 import S3Settings
 from libs.contracts.artifact_rpc import InputFile
 from libs.contracts.base import ModelSource
 from libs.objectstore import ObjectStore
@@ -17,7 +16,6 @@ from services.trainer.base_model import ModelUnavailable, resolve, resolve_adapt
 from services.trainer.launch import PreloadFailed
 from services.trainer.launch_forked import ForkServerLauncher
 from services.trainer.transfer import TransferFailed, download
-from tests.support.objects import store_settings
 from tests.support.scripted_platform import local_model
 
 
@@ -25,12 +23,6 @@ from tests.support.scripted_platform import local_model
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession() as session:
         yield session
-
-
-@pytest.fixture
-async def store(s3: S3Settings) -> AsyncIterator[ObjectStore]:
-    async with ObjectStore(store_settings(s3)) as store:
-        yield store
 
 
 async def stored(store: ObjectStore, name: str, data: bytes) -> InputFile:

@@ -35,11 +35,11 @@ ARROWS = {
 }
 """Section 1 of the design: who begins a conversation with whom."""
 
-HUB_TOKEN = "HF_TOKEN"
-"""Read under the hub's own name by those who talk to it; the one variable outside the settings."""
+HUB_VARIABLES = {"HF_ENDPOINT", "HF_TOKEN"}
+"""Read under the hub's own names by those who talk to it; no others are outside the settings."""
 
 
 def known_variables(service: str) -> set[str]:
     fields = SETTINGS[service].__struct_fields__
-    hub = {HUB_TOKEN} if service in ("gateway", "trainer") else set()
+    hub = HUB_VARIABLES if service in ("gateway", "trainer") else set()
     return {f"TUNEYARD_{field.upper()}" for field in fields} | hub

@@ -22,15 +22,17 @@ async def running(
     broker: NatsBroker,
     *,
     leaves_within: float = STOP_SECONDS,
+    more: Mapping[str, str] = {},
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """``settings`` are field names of the service's settings. Yields once it answers a ping.
+    """``settings`` are field names of the service's settings, ``more`` whole variables. Yields once
+    it answers a ping.
 
     Afterwards the service must leave by itself, without an error; one that a test has killed
     may be gone.
     """
     environment = {f"TUNEYARD_{name.upper()}": value for name, value in settings.items()}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", f"services.{service}", env=clean_environment() | environment
+        sys.executable, "-m", f"services.{service}", env=clean_environment() | environment | more
     )
     try:
         await ask(broker, ping_of(service), Ping(), deadline=START_SECONDS)

@@ -194,6 +194,18 @@ def _train_held(job: TrainSpec, step: int) -> None:
     attempt(job, lambda: steps_done(out_dir) >= step and signal.sigwait(told) in told)
 
 
+def told_to_stop(job: TrainSpec) -> int:
+    """Runs the job, and sends it SIGTERM when it is under way; gives the exit status. Nobody holds
+    the run, which hears the signal by itself: it must have no end that it soon comes to."""
+    process = start(job)
+    try:
+        wait_until(lambda: steps_done(Path(job.out_dir)) >= 1)
+        process.terminate()
+        return ended(process)
+    finally:
+        process.kill()
+
+
 def ended(process: ForkServerProcess) -> int:
     process.join(timeout=300)
     assert process.exitcode is not None, "the run takes longer than five minutes"

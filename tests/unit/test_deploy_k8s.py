@@ -19,7 +19,7 @@ from libs.contracts.events import EVENT_CLASSES, type_of
 from libs.jobstate.notice import NOTICE_TYPES
 from libs.settings import decode_settings
 from services.scheduler.reports import REPORTS
-from tests.support.deployment import ARROWS, SETTINGS, known_variables
+from tests.support.deployment import ARROWS, HUB_VARIABLES, SETTINGS, known_variables
 from tests.support.manifests import K8S, OVERLAYS, Manifest, of_kind, pod_of, rendered
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,9 @@ def environment(overlay: str, workload: str) -> dict[str, str]:
                 if options.get("optional"):
                     continue
                 value = f"<{name}.{key}>"
-            case {"configMapKeyRef": {"name": name, "key": key}}:
+            case {"configMapKeyRef": {"name": name, "key": key, **options}}:
+                if options.get("optional") and key not in configs[name]["data"]:
+                    continue
                 value = configs[name]["data"][key]
             case {"fieldRef": {"fieldPath": "metadata.name"}}:
                 value = f"{workload}-0"
@@ -84,6 +86,25 @@ def test_a_service_is_told_all_it_must_know_and_nothing_it_does_not(
     for value in given.values():
         if value.startswith("/app/"):
             assert (ROOT / value.removeprefix("/app/")).is_file()
+
+
+def test_all_who_ask_the_model_hub_are_told_the_same_address_and_token_if_any() -> None:
+    for overlay in OVERLAYS:
+        told = {
+            workload: [
+                variable
+                for variable in container_of(overlay, workload)["env"]
+                if variable["name"] in HUB_VARIABLES
+            ]
+            for workload in of_kind(overlay, *WORKLOADS)
+        }
+        asking = {workload for workload, variables in told.items() if variables}
+        assert asking == {"gateway", "trainer"}
+        assert told["gateway"] == told["trainer"]
+        assert {variable["name"] for variable in told["gateway"]} == HUB_VARIABLES
+        for variable in told["gateway"]:
+            (source,) = variable["valueFrom"].values()
+            assert source["optional"] is True, variable
 
 
 def test_a_copy_of_each_stream_is_on_every_server_of_nats() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from msgspec import Struct
 
-from libs.settings import SettingsError, decode_settings, with_each_password
+from libs.settings import HUB, SettingsError, decode_settings, hub_address, with_each_password
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -52,3 +52,25 @@ def test_a_malformed_variable_is_named() -> None:
 )
 def test_an_address_may_have_two_passwords_while_one_is_changed(url: str, each: list[str]) -> None:
     assert with_each_password(url) == each
+
+
+@pytest.mark.parametrize(
+    ("told", "asked"),
+    [
+        ({}, HUB),
+        ({"HF_ENDPOINT": "https://hub.example.com/"}, "https://hub.example.com"),
+        ({"HF_ENDPOINT": "http://hub:8090/api/models"}, "http://hub:8090/api/models"),
+    ],
+)
+def test_the_model_hub_is_the_one_that_its_own_client_is_told_of(
+    told: dict[str, str], asked: str
+) -> None:
+    assert hub_address(told) == asked
+
+
+@pytest.mark.parametrize(
+    "told", ["", "hub.example.com", "https://", "https:///models", "ftp://hub"]
+)
+def test_an_address_at_which_there_can_be_no_hub_is_refused_by_name(told: str) -> None:
+    with pytest.raises(SettingsError, match="HF_ENDPOINT"):
+        hub_address({"HF_ENDPOINT": told})
