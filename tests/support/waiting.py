@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+
 PATIENCE = 90.0  # seconds; the messages of a killed process are redelivered after 10
 
 T = TypeVar("T")
@@ -15,3 +18,9 @@ async def eventually(read: Callable[[], Awaitable[T]], holds: Callable[[T], Any]
         while not holds(value := await read()):  # noqa: ASYNC110 (a row sets no Event)
             await asyncio.sleep(0.02)
     return value
+
+
+def patient(client: Client) -> JetStreamContext:
+    """Whoever asks JetStream through this waits as long as ``eventually``. By itself nats-py gives
+    it five seconds, of which a busy machine may need more for one write to its disk."""
+    return client.jetstream(timeout=PATIENCE)
