@@ -34,7 +34,7 @@ from tests.integration.test_scheduler import (
 from tests.support.jobs import Clock
 from tests.support.running import running
 from tests.support.stack import Database, Nats
-from tests.support.waiting import eventually, patient
+from tests.support.waiting import eventually, held_open, patient
 
 JOBS = 12
 TRAINED_SQL = "SELECT count(*) FROM log.event WHERE type = 'job.trained.v1'"
@@ -188,7 +188,7 @@ async def test_a_report_that_changes_nothing_does_not_undo_what_the_other_has_ju
     job_id = await submit(pair[0])
     grant = await lease(pair[0])
     await report(pair[0], started(grant))
-    async with admin.transaction():
+    async with held_open(admin):
         await admin.fetch("SELECT * FROM scheduler.queue WHERE job_id = $1 FOR UPDATE", job_id)
         held = handlers.queue.Lease(job_id=job_id, epoch=1, trainer_id="trainer-0")
         reclaiming = asyncio.create_task(leasing.reclaim(pair[0], held, "it was lost"))
