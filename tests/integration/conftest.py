@@ -55,7 +55,7 @@ async def store(s3: S3Settings) -> AsyncIterator[ObjectStore]:
 async def platform(nats_server: Nats, store: ObjectStore) -> AsyncIterator[ScriptedPlatform]:
     broker = make_broker(nats_server.url(nats.OPERATOR))
     client = await broker.connect()
-    await declare_streams(client.jetstream())
+    await declare_streams(patient(client))
     platform = ScriptedPlatform(broker, client.jetstream(), store)
     await broker.start()
     yield platform
