@@ -1,13 +1,14 @@
 """Fixtures that every tier may use: the real servers, each started when first asked for."""
 
+import asyncio
 import os
 import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Generator
-from fcntl import LOCK_EX, LOCK_SH, LOCK_UN, flock
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -30,6 +31,9 @@ TOGETHER = "tests/conformance/"
 GATE, ROOM = Path(__file__), Path(__file__).with_name("__init__.py")
 """Locked by those who pass and those who are in a test; what stands in them doesn't matter."""
 
+LOOP = pytest.StashKey[asyncio.AbstractEventLoop]()
+"""Of all tests of this process, once there was one."""
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
@@ -51,14 +55,34 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     if not hasattr(item.config, "workerinput"):
         return (yield)
     alone = item.get_closest_marker("alone")
+    loop = item.config.stash.get(LOOP, None)
     with GATE.open() as gate, ROOM.open() as room:
-        flock(gate, LOCK_EX)  # whoever waits for the room lets nobody in before it
-        flock(room, LOCK_EX if alone else LOCK_SH)
+        lock(gate, LOCK_EX, loop)  # whoever waits for the room lets nobody in before it
+        lock(room, LOCK_EX if alone else LOCK_SH, loop)
         flock(gate, LOCK_UN)
         try:
             return (yield)
         finally:
             flock(room, LOCK_UN)
+
+
+def lock(file: IO[str], how: int, loop: asyncio.AbstractEventLoop | None) -> None:
+    """Wait, and meanwhile let go on what the module's fixtures have begun: NATS breaks off with
+    whoever answers none of its pings for fifteen seconds, and what is said to it next is lost."""
+    try:
+        flock(file, how | LOCK_NB)
+    except BlockingIOError:
+        if loop is None:
+            flock(file, how)
+        else:
+            loop.run_until_complete(asyncio.to_thread(flock, file, how))
+
+
+@pytest.fixture(scope="session", autouse=True)
+async def loop_of_all(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    request.config.stash[LOOP] = asyncio.get_running_loop()
+    yield
+    del request.config.stash[LOOP]
 
 
 @pytest.fixture(scope="session")

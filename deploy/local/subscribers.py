@@ -6,8 +6,9 @@ import os
 import secrets
 import signal
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import nats as client
@@ -25,7 +26,7 @@ from deploy.local.state import SECRET_BYTES, Ports, Secrets, load, save
 from deploy.local.supervisor import process_of
 from libs.bus.broker import inbox_prefix, tls_options
 from libs.bus.streams import consumers_of
-from libs.subscriber import ACK_WAIT, STREAM
+from libs.subscriber import ACK_WAIT, REFUSED, STREAM
 from libs.tls import advice
 
 PREFIX = "sub-"
@@ -35,9 +36,9 @@ DECLARED = {"ack_wait": ACK_WAIT, "max_deliver": -1}
 """What a release says of a subscriber's consumer, and may say differently: NATS can change these.
 Its types it can change too, but they are the subscriber's own choice."""
 
-RELOAD_SECONDS = 10.0  # until the server knows a new user; it takes milliseconds
+RELOAD_SECONDS = 30.0  # until the server knows a new user; milliseconds, if the machine is not busy
 POLL = 0.05
-CONNECT_SECONDS = 2.0  # a server that reads its configuration again is back at once
+CONNECT_SECONDS = 10.0  # a server that reads its configuration again is back before
 
 
 class Subscribers(Struct, frozen=True, kw_only=True):
@@ -99,62 +100,92 @@ def _installed(folder: Path) -> tuple[Ports, Secrets]:
     return ports, known
 
 
+def _running(folder: Path) -> tuple[Ports, str]:
+    """The ports, and the address of NATS's operator."""
+    ports, known = _installed(folder)
+    password = known.nats_users[server.OPERATOR]
+    return ports, server.url(user=server.OPERATOR, password=password, port=ports.nats)
+
+
 async def add(folder: Path, name: str, types: tuple[str, ...]) -> str:
     """The address of a new subscriber to the events of these types, or all; it can be used when
     this returns. ``folder`` is absolute. `StackError` when there is one of this name, or no NATS.
     """
-    ports, secrets_known = _installed(folder)
-    operator = await _operator(ports, secrets_known)
-    try:
-        with alone(folder):
-            passwords = known(folder)
-            if user(name) in passwords:
-                raise StackError(f"There is a subscriber {name}: remove it first.")
-            await _make_consumer(operator, user(name), types)
-            password = new_password()
-            _store(folder, passwords | {user(name): password})
-    finally:
-        await operator.close()
+    ports, operator_url = _running(folder)
+    with alone(folder):
+        passwords = known(folder)
+        if user(name) in passwords:
+            raise StackError(f"There is a subscriber {name}: remove it first.")
+        await _ask(operator_url, partial(_make_consumer, name=user(name), types=types))
+        password = new_password()
+        _store(folder, passwords | {user(name): password})
     url = server.url(user=user(name), password=password, port=ports.nats)
-    await _is_taken(url)
+    await _until_let_in(url, True)
+    await _ask(operator_url, partial(_has_consumer, name=user(name)))
     return url
 
 
 async def remove(folder: Path, name: str) -> None:
     """Nobody reads as ``name`` any more, and its place in the stream is forgotten."""
-    ports, secrets_known = _installed(folder)
-    operator = await _operator(ports, secrets_known)
+    ports, operator_url = _running(folder)
+    with alone(folder):
+        passwords = known(folder)
+        password = passwords.pop(user(name), None)
+        if password is None:
+            raise StackError(f"There is no subscriber {name}: `subscriber list` shows them.")
+        await _ask(operator_url, _answers)
+        _store(folder, passwords)
+    url = server.url(user=user(name), password=password, port=ports.nats)
+    await _until_let_in(url, False)
+    await _ask(operator_url, partial(_forget, name=user(name)))
+
+
+async def _ask(
+    operator_url: str,
+    question: Callable[[JetStreamContext], Awaitable[object]],
+    ca: Path | None = None,
+) -> None:
+    """While the server reads its configuration again, JetStream may be out of reach: an answer is
+    waited for, so that whoever comes after this has one as well. `StackError` without one."""
     try:
-        with alone(folder):
-            passwords = known(folder)
-            if passwords.pop(user(name), None) is None:
-                raise StackError(f"There is no subscriber {name}: `subscriber list` shows them.")
-            _store(folder, passwords)
-    finally:
-        await operator.close()
-    await _forget(ports, secrets_known, user(name))
+        async for attempt in stamina.retry_context(
+            on=_unanswered, attempts=None, timeout=RELOAD_SECONDS, wait_initial=POLL, wait_max=1.0
+        ):
+            with attempt:
+                operator = await _operator(operator_url, ca)
+                try:
+                    await question(operator.jetstream())
+                finally:
+                    await operator.close()
+    except (nats.errors.Error, OSError) as error:
+        raise StackError(
+            f"JetStream gives no good answer ({error!r}): see the log of nats, and do this again."
+        ) from error
 
 
-async def _forget(ports: Ports, known: Secrets, name: str) -> None:
-    """While the server reads its configuration again, a question may get no answer."""
-    async for attempt in stamina.retry_context(
-        on=(nats.errors.Error, OSError), attempts=None, timeout=RELOAD_SECONDS, wait_initial=POLL
-    ):
-        with attempt:
-            operator = await _operator(ports, known)
-            try:
-                with suppress(nats.js.errors.NotFoundError):
-                    await operator.jetstream().delete_consumer(STREAM, name)
-            finally:
-                await operator.close()
+def _unanswered(error: Exception) -> bool:
+    if isinstance(error, nats.js.errors.APIError):
+        return isinstance(error, nats.js.errors.ServiceUnavailableError)
+    return isinstance(error, nats.errors.Error | OSError)
 
 
-async def _make_consumer(operator: Client, name: str, types: tuple[str, ...]) -> None:
+async def _answers(jetstream: JetStreamContext) -> None:
+    await jetstream.account_info()
+
+
+async def _has_consumer(jetstream: JetStreamContext, name: str) -> None:
+    await jetstream.consumer_info(STREAM, name)
+
+
+async def _forget(jetstream: JetStreamContext, name: str) -> None:
+    with suppress(nats.js.errors.NotFoundError):
+        await jetstream.delete_consumer(STREAM, name)
+
+
+async def _make_consumer(jetstream: JetStreamContext, name: str, types: tuple[str, ...]) -> None:
     """Made here, and not by the subscriber: who makes a consumer may have the server write to any
     subject of the platform."""
-    jetstream = operator.jetstream()
-    with suppress(nats.js.errors.NotFoundError):  # of a former subscriber: this one begins anew
-        await jetstream.delete_consumer(STREAM, name)
+    await _forget(jetstream, name)  # a former subscriber's: this one begins anew
     try:
         await jetstream.add_consumer(
             STREAM,
@@ -174,11 +205,7 @@ async def make_place(
 ) -> None:
     """Make the consumer of one who was let in by other means; ``ca`` as in `make_broker`.
     `StackError` without NATS."""
-    operator = await _operator_at(operator_url, ca)
-    try:
-        await _make_consumer(operator, name, types)
-    finally:
-        await operator.close()
+    await _ask(operator_url, partial(_make_consumer, name=name, types=types), ca)
 
 
 async def update_places(operator_url: str, ca: Path | None = None) -> list[str]:
@@ -186,7 +213,7 @@ async def update_places(operator_url: str, ca: Path | None = None) -> list[str]:
     subscribers they are. What they have delivered, and what waits for an answer, they still know.
     Names of the subscribers; ``ca`` as in `make_broker`. `StackError` without NATS.
     """
-    operator = await _operator_at(operator_url, ca)
+    operator = await _operator(operator_url, ca)
     try:
         return [name async for name in _updated(operator.jetstream())]
     except (nats.errors.Error, OSError, TimeoutError) as error:
@@ -209,15 +236,7 @@ async def _updated(jetstream: JetStreamContext) -> AsyncIterator[str]:
             yield name.removeprefix(PREFIX)
 
 
-async def _operator(ports: Ports, known: Secrets) -> Client:
-    return await _operator_at(
-        server.url(
-            user=server.OPERATOR, password=known.nats_users[server.OPERATOR], port=ports.nats
-        )
-    )
-
-
-async def _operator_at(url: str, ca: Path | None = None) -> Client:
+async def _operator(url: str, ca: Path | None = None) -> Client:
     """A server that reads its configuration again may let go of who has not been let in yet."""
     try:
         async for attempt in stamina.retry_context(
@@ -237,14 +256,26 @@ async def _operator_at(url: str, ca: Path | None = None) -> Client:
         ) from error
 
 
-async def _is_taken(url: str) -> None:
-    """Wait until the server lets this user in."""
-    async with asyncio.timeout(RELOAD_SECONDS):
-        while True:
-            with suppress(nats.errors.Error, OSError):
-                await (await _connect(url)).close()
-                return
-            await asyncio.sleep(POLL)
+async def _until_let_in(url: str, wanted: bool) -> None:
+    """Wait until the server lets this user in, or does not any more."""
+    try:
+        async with asyncio.timeout(RELOAD_SECONDS):
+            while await _is_let_in(url) is not wanted:  # noqa: ASYNC110 (NATS sets no Event)
+                await asyncio.sleep(POLL)
+    except TimeoutError:
+        raise StackError(
+            "NATS has not taken up its new configuration: see its log. `subscriber remove` and"
+            " `create` try it again."
+        ) from None
+
+
+async def _is_let_in(url: str) -> bool | None:
+    """None where the server says neither."""
+    try:
+        await (await _connect(url)).close()
+    except (nats.errors.Error, OSError, TimeoutError) as error:
+        return False if REFUSED in str(error).lower() else None
+    return True
 
 
 async def _connect(url: str, ca: Path | None = None) -> Client:

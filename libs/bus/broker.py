@@ -18,6 +18,9 @@ RECONNECT_WAIT = 0.25  # seconds; the local server is back within one
 NOBODY_THERE = (ConnectionRefusedError, socket.gaierror)  # before any handshake; nats-py goes on
 REFUSED = "authorization violation"
 PING_INTERVAL = 10  # seconds; two lost pings end a dead connection
+JETSTREAM_PATIENCE = 20.0
+"""Seconds for what JetStream is asked: a consumer is made in milliseconds, but on a busy disk takes
+longer than the five that nats-py waits, and whoever has no answer as it starts, ends."""
 
 logger = structlog.get_logger()
 
@@ -99,6 +102,7 @@ def make_broker(url: str, ca: Path | None = None) -> NatsBroker:
         reconnect_time_wait=RECONNECT_WAIT,  # type: ignore[arg-type]
         ping_interval=PING_INTERVAL,
         max_outstanding_pings=2,
+        js_options={"timeout": JETSTREAM_PATIENCE},
         closed_cb=closed,
         error_cb=failed,
         security=NatsSecurity(

@@ -23,7 +23,7 @@ from nats.js.api import AckPolicy as ServerAck
 from nats.js.api import ConsumerConfig, DeliverPolicy
 from opentelemetry.trace import SpanKind
 
-from libs.bus.broker import inbox_prefix
+from libs.bus.broker import JETSTREAM_PATIENCE, inbox_prefix
 from libs.bus.streams import NotChanged, events_of
 from libs.contracts.base import Envelope, Event
 from libs.contracts.events import type_of
@@ -202,7 +202,7 @@ async def update_consumers(broker: NatsBroker) -> None:
     Subscribing only creates what is missing. To be called once, as a process starts: of two
     releases side by side, neither then undoes what the other one does. Raises NotChanged.
     """
-    jetstream = (await broker.connect()).jetstream()
+    jetstream = (await broker.connect()).jetstream(timeout=JETSTREAM_PATIENCE)
     for one in broker.subscribers:
         if isinstance(one, PullStreamSubscriber):
             assert one.stream.name is not None

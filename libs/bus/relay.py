@@ -272,8 +272,8 @@ async def main() -> None:
     # It may leave in the middle of anything: who comes next publishes again.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave)
     broker = make_broker(settings.nats_url, settings.nats_ca)
-    answer_pings(broker, "relay")
     await broker.start()
+    await answer_pings(broker, "relay")
     client = await broker.connect()
     async with (
         probed(settings.probe_listen, client),

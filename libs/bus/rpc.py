@@ -38,8 +38,11 @@ class Unanswered(Exception):
     """Nobody answered in time, or the service failed. Safe to repeat: every request is."""
 
 
-def answer(broker: NatsBroker, rpc: Rpc[Q, A], handler: Callable[[Q], Awaitable[A]]) -> None:
-    """Answer ``rpc`` with ``handler``, sharing the work with other replicas of the service."""
+def answer(broker: NatsBroker, rpc: Rpc[Q, A], handler: Callable[[Q], Awaitable[A]]) -> Any:
+    """Answer ``rpc`` with ``handler``, sharing the work with other replicas of the service.
+
+    Gives FastStream's subscriber, for whoever begins with it after ``broker`` was started.
+    """
 
     async def as_it_is(message: NatsMessage) -> NatsMessage:
         return message
@@ -64,15 +67,17 @@ def answer(broker: NatsBroker, rpc: Rpc[Q, A], handler: Callable[[Q], Awaitable[
                 return FAILED
 
     subscriber(deliver)
+    return subscriber
 
 
-def answer_pings(broker: NatsBroker, service: str) -> None:
-    """Answer the readiness question."""
+async def answer_pings(broker: NatsBroker, service: str) -> None:
+    """Answer the readiness question from now on: ``broker`` was started, so that everything else is
+    answered. FastStream starts in no order, and waits for JetStream in between."""
 
     async def pong(_: Ping) -> Pong:
         return Pong(service=service)
 
-    answer(broker, ping_of(service), pong)
+    await answer(broker, ping_of(service), pong).start()
 
 
 async def ask(

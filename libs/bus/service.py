@@ -111,13 +111,13 @@ async def run_service(
     what its consumers could not handle, tried again when an operator wants it, and counted when it
     is ``observed``. Raises TimeoutError when NATS, or a stream, is not there after a minute.
     """
-    answer_pings(broker, service)
     async with asyncio.timeout(START_PATIENCE):
         client = await broker.connect()
     await streams_exist(client.jetstream(), streams)
     await update_consumers(broker)
     told = _told_to_stop()  # before anybody can know that it serves
     await broker.start()
+    await answer_pings(broker, service)
     logger.info("serving")
     retrying = every(RETRY_EVERY, letters.retry) if letters else nullcontext()
     counting = (

@@ -16,6 +16,7 @@ from libs.tls import advice
 
 COMMAND_TIMEOUT = 10.0  # seconds; a statement of ours takes milliseconds
 CONNECT_TIMEOUT = 5.0
+PATIENT_CONNECT_TIMEOUT = 60.0  # of those that a person or a start waits for, on a busy machine
 ACQUIRE_TIMEOUT = 5.0  # seconds; a request that waits longer is better refused than kept
 STATEMENT_LIFETIME = 300  # seconds
 TRANSACTION_TIMEOUT = 2 * COMMAND_TIMEOUT
@@ -58,8 +59,9 @@ async def connect(
 ) -> Connection:
     """While the role's password is changed, ``dsn`` may have both (`with_each_password`).
 
-    Whoever has more patience with a statement has no deadline for a transaction. Statements stay
-    prepared for ``statement_lifetime`` seconds; for good, where it is 0.
+    Whoever has more patience with a statement has no deadline for a transaction, and a longer one
+    for the connection. Statements stay prepared for ``statement_lifetime`` seconds; for good,
+    where it is 0.
 
     With ``?sslmode=verify-full&sslrootcert=FILE`` the server's certificate must be for the host
     of the address, and of a CA in the file, which is read for every connection. Raises NotTrusted.
@@ -72,11 +74,12 @@ async def connect(
 
 
 async def _connect(dsn: str, command_timeout: float, statement_lifetime: int) -> Connection:
-    patient = {"transaction_timeout": "0"} if command_timeout > COMMAND_TIMEOUT else {}
+    is_patient = command_timeout > COMMAND_TIMEOUT
+    patient = {"transaction_timeout": "0"} if is_patient else {}
     try:
         return await asyncpg.connect(
             dsn,
-            timeout=CONNECT_TIMEOUT,
+            timeout=PATIENT_CONNECT_TIMEOUT if is_patient else CONNECT_TIMEOUT,
             command_timeout=command_timeout,
             server_settings=SERVER_SETTINGS | patient,
             max_cached_statement_lifetime=statement_lifetime,

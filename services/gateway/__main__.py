@@ -65,7 +65,6 @@ async def main() -> None:
     issuers = read_issuers(settings.oidc) if settings.oidc else ()
     peppers = peppers_of(settings.key_pepper, settings.key_pepper_previous)
     broker = make_broker(settings.nats_url, settings.nats_ca)
-    answer_pings(broker, "gateway")
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(database(settings.database_url, size=POOL_SIZE))
         issuer_session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
@@ -75,6 +74,7 @@ async def main() -> None:
         answer(broker, KEEP_PLAN, partial(keep_plan, pool))
         async with asyncio.timeout(START_PATIENCE):
             await broker.start()
+        await answer_pings(broker, "gateway")
         stack.push_async_callback(broker.stop)
         # Under the name that the hub's own client reads in the trainer: one token, set once.
         hub_token = os.environ.get("HF_TOKEN")

@@ -51,7 +51,6 @@ async def serve(settings: Settings, launcher: Launcher) -> None:
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession(timeout=TIMEOUTS))
         broker = make_broker(settings.nats_url, settings.nats_ca)
-        answer_pings(broker, "trainer")
         warm = asyncio.Event()
         previewer = Previewer(
             http,
@@ -62,6 +61,7 @@ async def serve(settings: Settings, launcher: Launcher) -> None:
         answer(broker, PREVIEW, previewer.answer)
         stack.push_async_callback(broker.stop)
         await broker.start()
+        await answer_pings(broker, "trainer")
         client = await broker.connect()
         await stack.enter_async_context(probed(settings.probe_listen, client))
         # From here on there is something to leave in order; before, a signal simply ends it.

@@ -15,13 +15,14 @@ from tests.support.objects import store_settings
 from tests.support.scripted_platform import ScriptedPlatform, local_model
 from tests.support.stack import Nats
 from tests.support.trainer_process import Trainer
+from tests.support.waiting import patient
 
 
 @pytest.fixture(scope="module")
 async def operator(nats_url: str) -> AsyncIterator[NatsBroker]:
     broker = make_broker(nats_url)
     client = await broker.connect()
-    await declare_streams(client.jetstream())
+    await declare_streams(patient(client))
     yield broker
     await broker.stop()
 
@@ -54,7 +55,7 @@ async def store(s3: S3Settings) -> AsyncIterator[ObjectStore]:
 async def platform(nats_server: Nats, store: ObjectStore) -> AsyncIterator[ScriptedPlatform]:
     broker = make_broker(nats_server.url(nats.OPERATOR))
     client = await broker.connect()
-    await declare_streams(client.jetstream())
+    await declare_streams(patient(client))
     platform = ScriptedPlatform(broker, client.jetstream(), store)
     await broker.start()
     yield platform

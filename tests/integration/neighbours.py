@@ -103,9 +103,9 @@ async def neighbours(
         return Pong(service="trainer")
 
     answer(broker, ping_of("trainer"), trainer)
-    for service in OTHERS:
-        answer_pings(broker, service)
     await broker.start()
+    for service in OTHERS:
+        await answer_pings(broker, service)
     try:
         yield
     finally:

@@ -51,7 +51,7 @@ from services.artifact.handlers import Desk
 from tests.support.jobs import NOON, context, finished_result, first_append, submission
 from tests.support.running import running
 from tests.support.stack import Database, Nats
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, patient
 
 ACCOUNT = UUID(int=42)
 NAMES = {"artifacts.tar.gz": "archive", "adapter_model.safetensors": "adapter"}
@@ -155,7 +155,7 @@ async def announce(operator: NatsBroker, job: JobState, files: tuple[ArtifactFil
         traceparent=None,
         data=msgspec.Raw(msgspec.json.encode(event)),
     )
-    jetstream = (await operator.connect()).jetstream()
+    jetstream = patient(await operator.connect())
     for _ in range(2):
         await jetstream.publish(event_subject(envelope.type, job.id), msgspec.json.encode(envelope))
     return envelope.event_id

@@ -28,6 +28,7 @@ from tests.support.card_house import MINUTE, PRICE, House, open_house
 from tests.support.jobs import NOON, envelope
 from tests.support.scripted_provider import ScriptedProvider
 from tests.support.stack import Database
+from tests.support.waiting import held_open
 
 
 @pytest.fixture
@@ -332,7 +333,7 @@ async def test_a_card_that_is_being_saved_is_waited_for(house: House) -> None:
     job_id = await house.submit()
     await house.billing.pool.execute("UPDATE billing.account SET payment_method_id = NULL")
     await house.complete(job_id)
-    async with house.billing.pool.acquire() as saving, saving.transaction():
+    async with house.billing.pool.acquire() as saving, held_open(saving):
         await saving.execute("UPDATE billing.account SET payment_method_id = 'pm_2'")
         working = asyncio.create_task(charges.work(house.billing))
         done, _ = await asyncio.wait([working], timeout=0.2)

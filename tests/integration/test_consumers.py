@@ -26,7 +26,7 @@ from services.scheduler import reports
 from tests.support.jobs import envelope
 from tests.support.running import running
 from tests.support.stack import Database, Nats
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, patient
 
 LONG = 600.0  # seconds; a test that waited for the old setting would fail
 SOON = 1.0
@@ -37,7 +37,7 @@ ADVISORY = "$JS.EVENT.ADVISORY.API"
 
 @pytest.fixture
 async def jetstream(operator: NatsBroker) -> JetStreamContext:
-    return (await operator.connect()).jetstream()
+    return patient(await operator.connect())
 
 
 class Counter(Struct, kw_only=True):

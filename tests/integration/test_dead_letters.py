@@ -25,7 +25,7 @@ from tests.support.jobs import NOON, envelope
 from tests.support.letters import REPORTS, bury_report, leased, operate, starts_of
 from tests.support.running import running
 from tests.support.stack import Database, Nats
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, patient
 
 RETRY_EVERY = 0.05  # seconds; a test need not wait for two
 
@@ -85,7 +85,7 @@ async def test_what_fails_every_time_is_kept_and_handled_once_when_the_cause_is_
                 delays=(0.01,),
             )
         await broker.start()
-        jetstream = (await operator.connect()).jetstream()
+        jetstream = patient(await operator.connect())
         await jetstream.publish(event_subject(sent.type, job), msgspec.json.encode(sent))
         (letter,) = await eventually(lambda: letters_of(sql, room.consumer), len)
         assert letter["tries"] == MAX_DELIVERIES == len(room.calls)
@@ -121,7 +121,7 @@ async def test_a_report_is_handled_again_by_the_scheduler(
         "nats_url": nats_server.url("scheduler"),
     }
     async with running("scheduler", settings, operator):
-        jetstream = (await operator.connect()).jetstream()
+        jetstream = patient(await operator.connect())
         await jetstream.publish(f"reports.started.{job.job_id}", b"{no report\x1b]0;")
         (poison,) = await eventually(lambda: letters_of(sql, REPORTS), len)
         letter = str(await bury_report(fresh_database, job))

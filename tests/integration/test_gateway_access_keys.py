@@ -18,7 +18,7 @@ from services.gateway.access.key_text import well_formed
 from services.gateway.access.own_keys import Wanted, make_key
 from tests.integration.gateway_app import Gateway, bearer, decoded, running_gateway
 from tests.support.stack import Database, Nats
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, held_open
 
 WAITING_SQL = """
 SELECT count(*) FROM pg_stat_activity
@@ -357,9 +357,7 @@ async def test_an_answer_that_comes_after_the_deletion_is_not_believed_for_longe
     await gateway.admin.execute(
         "UPDATE gateway.api_key SET last_used_at = NULL WHERE id = $1", UUID(mine["id"])
     )
-    async with gateway.admin.acquire() as connection:
-        transaction = connection.transaction()
-        await transaction.start()
+    async with gateway.admin.acquire() as connection, held_open(connection):
         await connection.execute(
             "UPDATE gateway.api_key SET revoked_at = now() WHERE id = $1", UUID(mine["id"])
         )
@@ -367,7 +365,6 @@ async def test_an_answer_that_comes_after_the_deletion_is_not_believed_for_longe
         await eventually(lambda: gateway.admin.fetchval(WAITING_SQL), bool)
         assert not late.done()
         gateway.clock.elapsed += 1
-        await transaction.commit()
 
     assert await late  # it was sent before
     assert not await works(gateway, key)

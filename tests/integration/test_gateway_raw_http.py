@@ -49,14 +49,19 @@ class Answer(Struct, frozen=True):
         return code
 
 
-async def exchange(gateway: Gateway, *pieces: bytes, in_turn: bool = False) -> list[Answer]:
+async def exchange(
+    gateway: Gateway, *pieces: bytes, in_turn: bool = False, answers: int = 1
+) -> list[Answer]:
     """Every answer on one connection, until the server closes it or has nothing more to say."""
-    return parsed(await conversation(gateway, *pieces, in_turn=in_turn))
+    return parsed(await conversation(gateway, *pieces, in_turn=in_turn, answers=answers))
 
 
-async def conversation(gateway: Gateway, *pieces: bytes, in_turn: bool = False) -> bytes:
-    """What the server says. It may hang up while pieces are still being sent, and says something to
-    the first of them before the others are sent that come ``in_turn``."""
+async def conversation(
+    gateway: Gateway, *pieces: bytes, in_turn: bool = False, answers: int = 1
+) -> bytes:
+    """What the server says, in so many ``answers`` at least. It may hang up while pieces are still
+    being sent, and says something to the first of them before the others are sent that come
+    ``in_turn``."""
     at = urlsplit(gateway.url)
     reader, writer = await asyncio.open_connection(at.hostname, at.port)
     received = bytearray()
@@ -76,6 +81,8 @@ async def conversation(gateway: Gateway, *pieces: bytes, in_turn: bool = False) 
             await writer.drain()
             await (eventually(answered, bool) if in_turn else asyncio.sleep(PIECES_APART))
     await eventually(answered, bool)
+    while received.count(b"HTTP/1.1 ") < answers and not listening.done():  # noqa: ASYNC110
+        await asyncio.sleep(PIECES_APART)
     closes = b"connection: close" in received
     await asyncio.wait([listening], timeout=SENDING if closes else SILENCE)
     listening.cancel()
@@ -181,7 +188,9 @@ async def test_headers_below_the_limit_are_read(gateway: Gateway) -> None:
 async def test_a_fault_in_the_next_request_is_told_after_the_answer_to_this(
     gateway: Gateway,
 ) -> None:
-    first, second = await exchange(gateway, GET + b"\r\n", b"nonsense\r\n\r\n", in_turn=True)
+    first, second = await exchange(
+        gateway, GET + b"\r\n", b"nonsense\r\n\r\n", in_turn=True, answers=2
+    )
     assert (first.status, second.status, second.code) == (200, 400, "malformed_request")
 
 

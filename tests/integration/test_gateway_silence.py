@@ -10,6 +10,7 @@ import uvicorn
 
 from deploy.local.program import free_port
 from services.gateway.http.protocol import http_protocol
+from tests.support.waiting import once_of_several
 
 SILENCE = 0.75  # seconds; in service it is half a minute
 PATIENCE = 60.0
@@ -81,6 +82,10 @@ async def test_silence_in_the_middle_of_a_request_ends_the_connection(
 
 
 async def test_who_goes_on_sending_is_heard_to_the_end(port: int) -> None:
+    await once_of_several(lambda: is_heard_to_the_end(port))
+
+
+async def is_heard_to_the_end(port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for piece in (POST, *(b"%d" % number for number in range(9))):
         writer.write(piece)
@@ -96,6 +101,10 @@ async def test_who_goes_on_sending_is_heard_to_the_end(port: int) -> None:
 async def test_who_reads_nothing_of_an_answer_is_let_go_of_and_who_reads_slowly_is_not(
     port: int,
 ) -> None:
+    await once_of_several(lambda: reads_slowly_and_then_nothing(port))
+
+
+async def reads_slowly_and_then_nothing(port: int) -> None:
     ended.clear()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(ENDLESS)

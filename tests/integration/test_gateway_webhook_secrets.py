@@ -4,10 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from deploy.local.s3 import S3Settings
+from libs.bus.broker import make_broker
+from libs.bus.rpc import answer
+from libs.contracts.webhooks_rpc import REMOVE, EndpointRemoved, RemoveEndpoint
+from services.webhooks.endpoints import REMOVE_SQL
 from tests.integration.gateway_app import Gateway, bearer, decoded, running_gateway
 from tests.integration.webhook_client import (
     FIELDS,
@@ -23,6 +28,7 @@ from tests.integration.webhook_client import (
 from tests.support.stack import Database, Nats
 
 DAY = timedelta(hours=24)
+SEVERAL = 3
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +164,25 @@ async def test_a_second_rotation_ends_the_first_secret(
     assert row["secret"] == key_of(third["secret"])
     assert row["previous_secret"] == key_of(second["secret"])
     assert len({made["secret"], second["secret"], third["secret"]}) == 3
+
+
+async def test_a_webhook_whose_removal_is_told_late_was_removed(
+    gateway: Gateway, nats_server: Nats, mine: dict[str, str]
+) -> None:
+    """One of two that answer has done it, and is heard only when the other was asked as well."""
+    late = make_broker(nats_server.url("operator"))
+    done = list[UUID]()
+
+    async def remove(asked: RemoveEndpoint) -> EndpointRemoved:
+        await gateway.admin.execute(REMOVE_SQL, asked.account_id, asked.endpoint_id)
+        done.append(asked.endpoint_id)
+        raise TimeoutError
+
+    answer(late, REMOVE, remove)
+    await late.start()
+    try:
+        while len(done) < SEVERAL:
+            path = f"{PATH}/{(await created(gateway, mine))['id']}"
+            assert (await gateway.client.delete(path, headers=mine)).status_code == 200
+    finally:
+        await late.stop()

@@ -23,6 +23,7 @@ from deploy.local import nats
 from deploy.local import s3 as s3_server
 from deploy.local.s3 import S3Settings
 from tests.support.stack import Database, Nats, Servers
+from tests.support.waiting import patient
 
 PATIENCE_SECONDS = 60.0
 
@@ -115,7 +116,7 @@ async def test_postgres_keeps_what_was_committed_when_it_is_killed(own_servers: 
 async def test_nats_keeps_what_it_acknowledged_when_it_is_killed(own_servers: Servers) -> None:
     server = await own_servers.nats()
     async with client_of(server, nats.OPERATOR) as (client, _):
-        jetstream = client.jetstream()
+        jetstream = patient(client)
         await jetstream.add_stream(name="EVENTS", subjects=["events.>"])
         await jetstream.publish("events.job.submitted.v1.x", b"kept")
 
@@ -123,7 +124,7 @@ async def test_nats_keeps_what_it_acknowledged_when_it_is_killed(own_servers: Se
         await own_servers.answers_again("nats")
 
     async with client_of(server, nats.OPERATOR) as (client, _):
-        assert (await client.jetstream().get_msg("EVENTS", seq=1)).data == b"kept"
+        assert (await patient(client).get_msg("EVENTS", seq=1)).data == b"kept"
 
 
 def test_nats_acknowledges_only_what_is_on_the_disk(tmp_path: Path) -> None:
@@ -191,7 +192,7 @@ async def test_a_service_answers_requests_and_consumes_its_stream(nats_server: N
         client_of(nats_server, "gateway") as (gateway, _),
         client_of(nats_server, "billing") as (billing, refused),
     ):
-        jetstream = relay.jetstream()
+        jetstream = patient(relay)
         try:
             await jetstream.stream_info("EVENTS")
         except NotFoundError:
@@ -199,7 +200,7 @@ async def test_a_service_answers_requests_and_consumes_its_stream(nats_server: N
         subject = f"events.payment.reserved.v1.{uuid4()}"
         await jetstream.publish(subject, b"event")
 
-        consumer = await billing.jetstream().pull_subscribe(
+        consumer = await patient(billing).pull_subscribe(
             subject, durable="billing-test", stream="EVENTS"
         )
         [message] = await consumer.fetch(1, timeout=PATIENCE_SECONDS)

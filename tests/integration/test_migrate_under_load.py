@@ -8,7 +8,7 @@ from libs.eventlog.inbox import enter
 from libs.eventlog.migrations import migrate
 from libs.eventlog.record import Inbox
 from tests.support.stack import Database
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, held_open
 
 INDEX, COLUMN = (
     "libs/eventlog/schema_006_trim_index.sql",
@@ -34,7 +34,7 @@ async def test_no_file_keeps_what_it_has_locked_while_another_waits(
     admin = await connect(fresh_database.admin_dsn)
     await admin.execute(AS_BEFORE)
     scheduler = await connect(fresh_database.dsn("scheduler"))
-    async with scheduler.transaction():
+    async with held_open(scheduler):
         await scheduler.fetch("SELECT * FROM scheduler.lease")
         migrating = asyncio.create_task(migrate(fresh_database.admin_dsn, fresh_database.passwords))
         await eventually(lambda: admin.fetchval(WAITING_SQL), lambda waiting: waiting == 1)

@@ -14,6 +14,7 @@ from libs.eventlog.append import append_in
 from libs.eventlog.connection import Connection, connect
 from tests.support.jobs import NOON, first_append, submission
 from tests.support.stack import Database, Nats
+from tests.support.waiting import patient
 
 PATIENCE = 40.0  # seconds; connecting to what is not there would be tried for a minute
 
@@ -32,7 +33,7 @@ INSERT INTO log.outbox SELECT position FROM strange
 async def jetstream(nats_server: Nats) -> AsyncIterator[JetStreamContext]:
     broker = make_broker(nats_server.url("relay"))
     client = await broker.connect()
-    yield client.jetstream()
+    yield patient(client)
     await broker.stop()
 
 

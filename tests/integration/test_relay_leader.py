@@ -25,7 +25,7 @@ from libs.eventlog.append import append_in
 from libs.eventlog.connection import Connection, connect
 from tests.support.jobs import NOON, first_append, submission
 from tests.support.stack import Database, Nats, Servers
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, patient
 
 BOUND = 2.0  # seconds from a leader's death to the next event
 TRIES = 3
@@ -48,7 +48,7 @@ async def log(fresh_database: Database) -> AsyncIterator[Connection]:
 
 @pytest.fixture
 async def jetstream(operator: NatsBroker) -> JetStreamContext:
-    return (await operator.connect()).jetstream()
+    return patient(await operator.connect())
 
 
 @pytest.fixture

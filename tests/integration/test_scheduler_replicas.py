@@ -34,7 +34,7 @@ from tests.integration.test_scheduler import (
 from tests.support.jobs import Clock
 from tests.support.running import running
 from tests.support.stack import Database, Nats
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, held_open, patient
 
 JOBS = 12
 TRAINED_SQL = "SELECT count(*) FROM log.event WHERE type = 'job.trained.v1'"
@@ -148,7 +148,7 @@ async def test_a_trainer_whose_report_waits_for_us_has_not_fallen_silent(
     silent = await submit(scheduler)
     await lease(scheduler)
     assert REPORTS.name is not None
-    await (await operator.connect()).jetstream().delete_msg(REPORTS.name, held)
+    await patient(await operator.connect()).delete_msg(REPORTS.name, held)
     for _ in range(11):
         clock.now += timedelta(seconds=1)
         await leasing.reclaim_lapsed(scheduler)
@@ -188,7 +188,7 @@ async def test_a_report_that_changes_nothing_does_not_undo_what_the_other_has_ju
     job_id = await submit(pair[0])
     grant = await lease(pair[0])
     await report(pair[0], started(grant))
-    async with admin.transaction():
+    async with held_open(admin):
         await admin.fetch("SELECT * FROM scheduler.queue WHERE job_id = $1 FOR UPDATE", job_id)
         held = handlers.queue.Lease(job_id=job_id, epoch=1, trainer_id="trainer-0")
         reclaiming = asyncio.create_task(leasing.reclaim(pair[0], held, "it was lost"))
@@ -206,7 +206,7 @@ async def test_a_report_that_changes_nothing_does_not_undo_what_the_other_has_ju
 async def test_a_report_waits_for_the_one_that_was_sent_before_it(
     pair: list[handlers.Scheduler], operator: NatsBroker
 ) -> None:
-    jetstream = (await operator.connect()).jetstream()
+    jetstream = patient(await operator.connect())
     job_id = await submit(pair[0])
     grant = await lease(pair[0])
     first, second = started(grant), finished(grant)
@@ -231,7 +231,7 @@ async def test_the_reports_of_a_job_are_handled_in_order_by_two_schedulers(
     operator: NatsBroker,
     admin: Connection,
 ) -> None:
-    jetstream = (await operator.connect()).jetstream()
+    jetstream = patient(await operator.connect())
     assert REPORTS.name is not None
     await jetstream.purge_stream(REPORTS.name)
     jobs = [await submit(pair[0]) for _ in range(JOBS)]
@@ -265,7 +265,7 @@ async def test_the_reports_of_a_job_are_handled_in_order_by_two_schedulers(
 
 
 async def publish(broker: NatsBroker, sent: Report) -> int:
-    jetstream = (await broker.connect()).jetstream()
+    jetstream = patient(await broker.connect())
     ack = await jetstream.publish(report_subject(sent), msgspec.json.encode(sent))
     return ack.seq
 
@@ -280,7 +280,7 @@ async def kinds(scheduler: handlers.Scheduler, job_id: UUID) -> list[type]:
 async def askers(broker: NatsBroker) -> int:
     """How many schedulers wait for the next report."""
     assert REPORTS.name is not None
-    jetstream = (await broker.connect()).jetstream()
+    jetstream = patient(await broker.connect())
     try:
         return (await jetstream.consumer_info(REPORTS.name, reports.REPORTS)).num_waiting or 0
     except NotFoundError:  # a scheduler answers before it has made all its consumers

@@ -21,6 +21,7 @@ from tuneyard.types import Deleted
 ID = "0b5f2b0e-54c1-5b0e-8d7e-0a8e1c6d2f11"
 GONE = says({"id": ID, "deleted": True})
 NOT_FOUND = refuses("404 Not Found", "not_found", X_Request_Id="req-2")
+SHORT, LONG = 2.0, 60.0  # seconds; who is silent is waited for, who comes next is not missed
 UNKNOWN = {
     "reset": RESETS,
     "half a body": half(GONE),
@@ -44,9 +45,10 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 async def told(kind: Kind, answers: list[Answer], call: Callable[[Any], Any]) -> Any:
     """What the call comes to, when a server gives these answers and no others."""
+    timeout = SHORT if SILENT in answers else LONG
     async with failing_server(lambda _: answers.pop(0)) as server:
         try:
-            return await ask(kind, server.url, call, seams=Sleeps().seams(), timeout=0.5)
+            return await ask(kind, server.url, call, seams=Sleeps().seams(), timeout=timeout)
         finally:
             assert answers == []
 

@@ -21,7 +21,7 @@ from libs.subscriber import Subscriber
 from tests.support.jobs import envelope
 from tests.support.nats_cluster import PASSWORDS, configured
 from tests.support.subscribers import connected
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, patient
 
 
 async def test_the_server_takes_up_whom_the_file_names_and_disturbs_nobody(
@@ -39,7 +39,7 @@ async def test_the_server_takes_up_whom_the_file_names_and_disturbs_nobody(
     try:
         assert await eventually(lambda: server.answers(operator_url), bool)
         async with connected(operator_url) as operator:
-            jetstream = operator.connection.jetstream()
+            jetstream = patient(operator.connection)
             await declare_streams(jetstream)
             file = main.with_name("subscribers.conf")
             await commands.create("ada", file=file, server=f"127.0.0.1:{port}")

@@ -15,7 +15,7 @@ from libs.eventlog.connection import connect
 from tests.support.jobs import complete
 from tests.support.stack import Database
 from tests.support.subscribers import House, house
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, patient
 
 EXAMPLE = ROOT / "docs/examples/completed_jobs.py"
 JOBS = 400
@@ -88,7 +88,7 @@ async def test_every_completed_job_is_there_once_whatever_dies_or_comes_again(
         return rows(file)
 
     async with house() as stack, relay(stack, database):
-        jetstream = (await stack.operator.connect()).jetstream()
+        jetstream = patient(await stack.operator.connect())
 
         async def all_acknowledged() -> bool:
             consumer = await jetstream.consumer_info("EVENTS", "sub-analytics")

@@ -8,14 +8,18 @@ import nats.errors
 import nats.js.errors
 import pytest
 
+from deploy.local.state import save
+from deploy.local.subscribers import Subscribers, add, new_password, remove
 from libs.contracts.base import Envelope
 from libs.contracts.scheduler import JobCancelRequested, JobReclaimed
 from libs.subscriber import Refused, Subscriber
 from tests.support.jobs import envelope
 from tests.support.subscribers import House, connected, house
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, patient
 
 API = "$JS.API"
+MANY = 2_000
+TIMES = 5
 OTHERS = ("billing-job-completed-v1", "sub-other", "sub-ada-2")
 
 MAY_NOT_PUBLISH = (
@@ -130,7 +134,7 @@ async def test_its_questions_are_answered_to_nobody_on_the_platform(stack: House
                 "tuneyard.CONSUMER.MSG.NEXT.EVENTS.sub-carl", b"1", reply=target
             )
         await carl.connection.flush()
-        jetstream = client.jetstream()
+        jetstream = patient(client)
         async with asyncio.timeout(90):
             while (await jetstream.consumer_info("EVENTS", "sub-carl")).num_ack_pending == 0:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
@@ -171,7 +175,7 @@ async def test_one_that_was_removed_is_out_at_once_and_others_do_not_notice(stac
         assert service.stats["reconnects"] == reconnects
     assert (done.returncode, done.stdout) == (0, "removed finn\n")
     with pytest.raises(nats.js.errors.NotFoundError):
-        await service.jetstream().consumer_info("EVENTS", "sub-finn")
+        await patient(service).consumer_info("EVENTS", "sub-finn")
     assert "There is no subscriber finn" in (await stack.command("remove", "finn")).stderr
 
 
@@ -189,3 +193,20 @@ async def test_for_a_nats_of_ones_own_the_accounts_are_printed_and_nothing_is_ch
     assert 'user: "sub-hal"' in printed
     assert '"tuneyard.CONSUMER.MSG.NEXT.EVENTS.sub-hal"' in printed
     assert "hal" not in (await stack.command("list")).stdout.split()
+
+
+async def test_nats_is_done_with_a_change_when_the_command_returns() -> None:
+    """Of many subscribers, for it to take its time. While it reads its configuration again,
+    JetStream answers nobody, and whoever was removed is still let in."""
+    async with house() as stack:
+        jetstream = patient(await stack.operator.connect())
+        others = {f"sub-{n}": new_password() for n in range(MANY)}
+        save(stack.stack.folder / "subscribers.json", Subscribers(passwords=others))
+        for _ in range(TIMES):
+            url = await add(stack.stack.folder, "eve", ())
+            await jetstream.consumer_info("EVENTS", "sub-eve")
+            await remove(stack.stack.folder, "eve")
+            await jetstream.account_info()
+            with pytest.raises(nats.errors.Error, match=r"(?i)authorization violation"):
+                async with connected(url):
+                    pass

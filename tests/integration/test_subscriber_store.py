@@ -9,6 +9,7 @@ from nats.js.api import StreamConfig
 from deploy.local import nats as server
 from deploy.local.program import Program, free_port, wait_until
 from deploy.local.supervisor import Supervisor
+from tests.support.waiting import patient
 
 START_SECONDS = 90.0
 STOP_SECONDS = 60.0
@@ -38,7 +39,7 @@ async def test_what_the_servers_own_account_held_is_still_there(
     )
     before = Program(name="nats", argv=(program.argv[0], "-c", str(former)))
     client = await started(supervisor, before, f"nats://127.0.0.1:{port}")
-    jetstream = client.jetstream()
+    jetstream = patient(client)
     await jetstream.add_stream(StreamConfig(name="REPORTS", subjects=["reports.>"]))
     await jetstream.publish("reports.finished.x", b"a report that nobody has read")
     await client.close()
@@ -48,7 +49,7 @@ async def test_what_the_servers_own_account_held_is_still_there(
     for _ in range(starts):
         program = server.program(tmp_path / "nats", port=port, passwords=passwords)
         client = await started(supervisor, program, url)
-        kept = await client.jetstream().get_msg("REPORTS", 1)
+        kept = await patient(client).get_msg("REPORTS", 1)
         await client.close()
         await supervisor.stop(["nats"], within_seconds=STOP_SECONDS)
         assert kept.data == b"a report that nobody has read"

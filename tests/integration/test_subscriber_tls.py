@@ -22,7 +22,7 @@ from tests.integration.test_nats_cluster_tls import monitored
 from tests.support.certificates import authority, issue
 from tests.support.jobs import envelope
 from tests.support.nats_cluster import Node, single
-from tests.support.waiting import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually, patient
 
 
 async def test_it_says_nothing_to_a_server_of_another_ca_until_it_is_told_of_that_one(
@@ -33,7 +33,7 @@ async def test_it_says_nothing_to_a_server_of_another_ca_until_it_is_told_of_tha
     told.write_bytes(authority().pem)
     async with single(tmp_path / "nats", place) as node:
         broker = make_broker(node.url("operator"), place / "ca.crt")
-        jetstream = (await broker.connect()).jetstream()
+        jetstream = patient(await broker.connect())
         await declare_streams(jetstream)
         file = node.config.with_name("subscribers.conf")
         capsys.readouterr()

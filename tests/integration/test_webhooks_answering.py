@@ -28,7 +28,7 @@ from services.webhooks.endpoints import create_endpoint, rotate_secret
 from services.webhooks.secrets import SECRET_BYTES
 from tests.support.running import running
 from tests.support.stack import Database, Nats
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, held_open
 
 POOL_SIZE = 4
 WAITING_SQL = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
@@ -142,7 +142,7 @@ async def test_an_account_that_asks_much_at_once_keeps_nobody_else_waiting(
 ) -> None:
     busy = uuid4()
     elsewhere = await connect(database.admin_dsn)
-    async with elsewhere.transaction():
+    async with held_open(elsewhere):
         await elsewhere.execute(LOCK_SQL, busy)  # a long answer, by another replica
         asked = [
             asyncio.create_task(create_endpoint(answering, creation(busy, idempotency_key=f"{n}")))

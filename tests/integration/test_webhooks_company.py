@@ -16,7 +16,7 @@ from services.webhooks.model import GIVE_UP_ENDPOINT, PAUSE
 from services.webhooks.resolver import look_up
 from tests.support.receiver import Answer, Request, always
 from tests.support.stack import Database
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, held_open
 from tests.support.webhook_room import Room, webhook_room
 
 HANGING = 10
@@ -231,7 +231,7 @@ async def test_what_another_sender_changed_of_an_endpoint_meanwhile_is_decided_o
     held_until = room.clock.now + timedelta(hours=1)
     other = await connect(room.database.admin_dsn)
     async with room.sender():
-        async with other.transaction():
+        async with held_open(other):
             await other.execute("UPDATE webhooks.endpoint SET held_until = $1", held_until)
             waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
             waits += " AND datname = current_database()"

@@ -18,6 +18,7 @@ from services.webhooks.endpoints import get_endpoint, remove_endpoint
 from services.webhooks.retention import BATCH, trim
 from tests.support.receiver import always
 from tests.support.stack import Database
+from tests.support.waiting import held_open
 from tests.support.webhook_room import Room, webhook_room
 
 
@@ -43,7 +44,7 @@ async def test_removing_waits_for_none_of_what_was_delivered(room: Room) -> None
     await room.happen()
     ours = RemoveEndpoint(account_id=room.account_id, endpoint_id=id_)
     answering, writer = answering_in(room), await connect(room.database.admin_dsn)
-    async with writer.transaction():
+    async with held_open(writer):
         await writer.execute("SELECT FROM webhooks.delivery FOR UPDATE")  # its outcome is written
         foreign = await remove_endpoint(
             answering, RemoveEndpoint(account_id=uuid4(), endpoint_id=id_)

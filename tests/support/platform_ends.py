@@ -35,6 +35,7 @@ from libs.eventlog.groupcommit import GroupCommit
 from libs.eventlog.migrations import migrate
 from libs.jobstate.state import ENDED, JobState, decode_state
 from tests.support.jobs import finished_result, first_append, submission
+from tests.support.waiting import patient
 
 SERVICES = ("billing", "scheduler", "artifact", "webhooks", "telemetry", "relay")
 START_SECONDS = 240.0
@@ -130,7 +131,7 @@ class Platform(Struct, kw_only=True):
 
     async def report(self, report: Report) -> None:
         client = await self.trainer.connect()
-        await client.jetstream().publish(
+        await patient(client).publish(
             report_subject(report),
             msgspec.json.encode(report),
             headers={"Nats-Msg-Id": str(report.report_id)},

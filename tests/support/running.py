@@ -35,7 +35,7 @@ async def running(
         sys.executable, "-m", f"services.{service}", env=clean_environment() | environment | more
     )
     try:
-        await ask(broker, ping_of(service), Ping(), deadline=START_SECONDS)
+        await _until_it_answers(service, process, broker)
         yield process
         if process.returncode is None:
             process.terminate()
@@ -45,3 +45,14 @@ async def running(
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def _until_it_answers(
+    service: str, process: asyncio.subprocess.Process, broker: NatsBroker
+) -> None:
+    answering = asyncio.create_task(ask(broker, ping_of(service), Ping(), deadline=START_SECONDS))
+    ending = asyncio.create_task(process.wait())
+    await asyncio.wait({answering, ending}, return_when=asyncio.FIRST_COMPLETED)
+    ending.cancel()
+    assert process.returncode is None, f"{service} ended as it started, with {process.returncode}"
+    await answering

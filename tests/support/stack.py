@@ -15,11 +15,15 @@ from deploy.containers import nats_variable
 from deploy.local import nats, postgres, s3
 from deploy.local.program import Program, StackError, free_port, wait_until
 from deploy.local.supervisor import Supervisor
+from libs.eventlog.connection import BROKEN_OFF
 from libs.eventlog.migrations import ROLES, migrate
 from tests.support.containers import Containers
+from tests.support.waiting import eventually
 
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
+CUT_SHORT = (*BROKEN_OFF, asyncpg.PostgresConnectionError)
+"""What a migration ends with that had no turn for longer than a transaction may pause."""
 
 
 class Database(Struct, frozen=True, kw_only=True):
@@ -47,11 +51,19 @@ class Postgres(Struct, frozen=True, kw_only=True):
     async def fresh_database(self) -> Database:
         """A new database with every migration applied; drop it with `drop`."""
         name = f"test_{secrets.token_hex(6)}"
-        await postgres.create_database(self.admin_dsn, name)
         admin_dsn = postgres.dsn(
             role=postgres.ADMIN, password=self.admin_password, port=self.port, database=name
         )
-        await migrate(admin_dsn, self.passwords)
+
+        async def made() -> bool:
+            try:
+                await postgres.create_database(self.admin_dsn, name)
+                await migrate(admin_dsn, self.passwords)
+            except CUT_SHORT:
+                return False
+            return True
+
+        await eventually(made, bool)
         return Database(name=name, port=self.port, admin_dsn=admin_dsn, passwords=self.passwords)
 
     async def drop(self, database: Database) -> None:

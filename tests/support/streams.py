@@ -15,6 +15,7 @@ from libs.bus.relay import relay
 from libs.bus.streams import logs_subject, metrics_subject
 from libs.contracts.training import LogBatch, MetricBatch
 from tests.support.stack import Database, Nats
+from tests.support.waiting import patient
 
 PATIENCE = 90.0  # seconds for the next message, of a machine that others use as well
 
@@ -92,7 +93,7 @@ async def publish(broker: NatsBroker, batch: MetricBatch | LogBatch) -> None:
     """As a trainer does."""
     subject = logs_subject if isinstance(batch, LogBatch) else metrics_subject
     client = await broker.connect()
-    await client.jetstream().publish(subject(batch.job_id), msgspec.json.encode(batch))
+    await patient(client).publish(subject(batch.job_id), msgspec.json.encode(batch))
 
 
 @asynccontextmanager

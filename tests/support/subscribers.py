@@ -23,6 +23,7 @@ from deploy.local.up import start_nats
 from libs.bus.broker import inbox_prefix, make_broker, user_of
 from libs.bus.streams import declare_streams, event_subject
 from libs.contracts.base import Envelope
+from tests.support.waiting import patient
 
 COMMAND_SECONDS = 240.0
 STOP_SECONDS = 60.0
@@ -55,7 +56,7 @@ class House(Struct, kw_only=True):
         return done.stdout.strip()
 
     async def publish(self, sent: Envelope) -> None:
-        jetstream = (await self.operator.connect()).jetstream()
+        jetstream = patient(await self.operator.connect())
         await jetstream.publish(
             event_subject(sent.type, sent.job_id),
             msgspec.json.encode(sent),
@@ -82,7 +83,7 @@ async def house() -> AsyncIterator[House]:
     try:
         await start_nats(stack, supervisor, print)
         operator = make_broker(stack.nats_url(OPERATOR))
-        await declare_streams((await operator.connect()).jetstream())
+        await declare_streams(patient(await operator.connect()))
         yield House(stack=stack, supervisor=supervisor, operator=operator)
         await operator.stop()
     finally:
