@@ -33,7 +33,7 @@ from deploy.local.services import (
 )
 from deploy.local.state import Ports, Secrets, load
 from tests.support.journey import ENDED, Json, User, sample_rows
-from tests.support.local_stack import LocalStack, eventually
+from tests.support.local_stack import LocalStack, T, eventually
 
 SERVERS = ("postgres", "nats", "s3")
 ROWS = 20
@@ -175,17 +175,32 @@ class Storm:
         elif (pid := self.stack.pid(name)) is not None:
             os.kill(pid, signal.SIGKILL)
 
-    def freeze_many(
-        self, freezes: int, *, every: float, longest: float, victims: Sequence[str]
+    def freeze_some(
+        self,
+        faults: int,
+        *,
+        every: float,
+        longest: float,
+        victims: Sequence[str],
+        kills: float = 0.0,
     ) -> None:
-        """Freeze a process, any of them, every so many seconds, for a moment or much longer; half
-        of the times with all that it has started, as when a machine is. Long ones overlap."""
-        for _ in range(freezes):
+        """Freeze a process, any of them, every so many seconds, for a moment or for much longer;
+        half of the times with all that it has started, as when a machine is. Long ones overlap. A
+        share of ``kills`` is killed instead."""
+        for _ in range(faults):
             time.sleep(every)
             name = self._chance.choice([one for one in victims if self._runs(one)])
             # As many of 0.3 to 3 s as of 3 to 30.
             seconds = SHORTEST_FREEZE * (longest / SHORTEST_FREEZE) ** self._chance.random()
-            self.freeze(name, seconds, whole=self._chance.random() < 0.5)
+            whole = self._chance.random() < 0.5
+            if self._chance.random() < kills:
+                self.kill(name)
+            else:
+                self.freeze(name, seconds, whole=whole)
+
+    def shuffled(self, faults: list[T]) -> list[T]:
+        self._chance.shuffle(faults)
+        return faults
 
     def freeze(self, name: str, seconds: float, *, whole: bool = False) -> None:
         """SIGSTOP, and SIGCONT when the time is up, or at `thaw`."""
