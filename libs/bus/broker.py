@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import structlog
 from faststream.nats import NatsBroker, NatsSecurity
+from nats.aio.client import Client
+from nats.aio.transport import TcpTransport
 
 from libs.settings import SettingsError, with_each_password
 from libs.tls import advice, trust_anew, trusting
@@ -18,6 +20,9 @@ RECONNECT_WAIT = 0.25  # seconds; the local server is back within one
 NOBODY_THERE = (ConnectionRefusedError, socket.gaierror)  # before any handshake; nats-py goes on
 REFUSED = "authorization violation"
 PING_INTERVAL = 10  # seconds; two lost pings end a dead connection
+SILENCE = 2.0 * PING_INTERVAL
+"""Seconds in which a server takes nothing of what was sent to it; then the connection ends. nats-py
+would not begin another one before the rest was sent on this one: never, if the server hangs."""
 
 logger = structlog.get_logger()
 
@@ -50,7 +55,19 @@ def tls_options(url: str, ca: Path | None) -> dict[str, Any]:
     return {"tls": trusting(ca), "tls_hostname": parts.hostname, "tls_handshake_first": True}
 
 
-def make_broker(url: str, ca: Path | None = None) -> NatsBroker:
+def end_when_silent(client: Client, seconds: float) -> None:
+    """Let the kernel end the connection to a server that takes nothing (TCP_USER_TIMEOUT, which
+    Linux has; since 5.11 also for one whose machine still answers)."""
+    if not hasattr(socket, "TCP_USER_TIMEOUT") or not isinstance(client._transport, TcpTransport):
+        return
+    writer = client._transport._io_writer
+    assert writer is not None
+    of_loop = writer.get_extra_info("socket")  # uvloop's can't be given options
+    with socket.socket(fileno=os.dup(of_loop.fileno())) as same:
+        same.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
+
+
+def make_broker(url: str, ca: Path | None = None, *, silence: float = SILENCE) -> NatsBroker:
     """A broker that reconnects for ever and hands messages to handlers as they are.
 
     While the user's password is changed, ``url`` may have both (`with_each_password`). Where it
@@ -89,6 +106,15 @@ def make_broker(url: str, ca: Path | None = None) -> NatsBroker:
             logger.critical("nats connection closed for good; exiting")
             os._exit(70)
 
+    async def connected() -> Client:
+        client = await connect()
+        end_when_silent(client, silence)
+        return client
+
+    async def reconnected() -> None:
+        if broker._connection is not None:
+            end_when_silent(broker._connection, silence)
+
     broker = NatsBroker(
         addresses,
         name=user,
@@ -100,6 +126,7 @@ def make_broker(url: str, ca: Path | None = None) -> NatsBroker:
         ping_interval=PING_INTERVAL,
         max_outstanding_pings=2,
         closed_cb=closed,
+        reconnected_cb=reconnected,
         error_cb=failed,
         security=NatsSecurity(
             ssl_context=options.get("tls"),
@@ -109,6 +136,9 @@ def make_broker(url: str, ca: Path | None = None) -> NatsBroker:
         apply_types=False,
         logger=None,
     )
+    # The one place through which every first connection goes.
+    connect = broker._connect
+    broker._connect = connected  # type: ignore[method-assign]
     if len(addresses) > 1:
         # Without FastStream's callback around it: one that is refused is followed by the other.
         broker._connection_kwargs["error_cb"] = failed
