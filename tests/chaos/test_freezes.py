@@ -15,7 +15,7 @@ import pytest
 from tests.support.after_storm import assert_whole
 from tests.support.journey import Json
 from tests.support.local_stack import LocalStack, local_stack
-from tests.support.storm import SERVERS, StandIns, Storm
+from tests.support.storm import SERVERS, Storm, storm_over
 
 JOBS = 80
 STAND_INS = 3  # beside a real trainer
@@ -36,11 +36,9 @@ def pair() -> Iterator[LocalStack]:
 
 @pytest.fixture
 def storm(pair: LocalStack) -> Iterator[Storm]:
-    trainers = StandIns(pair, STAND_INS)
-    storm = Storm(pair, trainers, seed=int.from_bytes(os.urandom(4)))
-    yield storm
-    storm.thaw()
-    trainers.stop()
+    seed = int.from_bytes(os.urandom(4))
+    with storm_over(pair, stand_ins=STAND_INS, seed=seed) as storm:
+        yield storm
 
 
 def test_eighty_jobs_while_processes_freeze(storm: Storm) -> None:

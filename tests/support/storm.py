@@ -13,9 +13,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import cycle
 from uuid import uuid4
 
@@ -248,6 +248,20 @@ class Storm:
 
         eventually(look, lambda count: count == len(jobs), seconds, f"the end of {len(jobs)} jobs")
         return [ended[job_id] for job_id in jobs]
+
+
+@contextmanager
+def storm_over(stack: LocalStack, *, stand_ins: int, seed: int) -> Iterator[Storm]:
+    """A storm, and so many stand-ins, which end with it; and nothing stays frozen."""
+    trainers = StandIns(stack, stand_ins)
+    try:
+        storm = Storm(stack, trainers, seed=seed)
+        try:
+            yield storm
+        finally:
+            storm.thaw()
+    finally:
+        trainers.stop()
 
 
 def _resume(processes: Sequence[psutil.Process]) -> None:
