@@ -7,12 +7,15 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
+from faststream.nats import NatsBroker
 
+from libs.bus.broker import make_broker
 from libs.contracts.scheduler_rpc import Heartbeat, LeaseGranted, NoWork
 from libs.eventlog.connection import create_pool
-from services.scheduler import handlers, leasing
+from services.scheduler import handlers, leasing, reports
 from tests.integration.test_scheduler import asking, lease, state, submit
 from tests.support.jobs import Clock
+from tests.support.nats_front import hanging
 from tests.support.stack import Database
 
 
@@ -64,6 +67,18 @@ async def test_no_trainer_is_lost_to_an_absence_of_nats(
 
 async def deaf() -> bool:
     return False
+
+
+async def test_a_scheduler_knows_whether_nats_hangs(operator: NatsBroker, nats_url: str) -> None:
+    flows = asyncio.Event()
+    flows.set()
+    async with hanging(nats_url, flows) as url:
+        broker = make_broker(url)
+        assert await reports.hears(broker)
+        flows.clear()
+        assert not await reports.hears(broker)
+        flows.set()
+        await broker.stop()
 
 
 async def test_a_scheduler_that_was_frozen_takes_no_job_from_a_trainer_whose_heart_beats(
