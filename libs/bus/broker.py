@@ -13,6 +13,7 @@ from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
 
 from libs.settings import SettingsError, with_each_password
+from libs.silence import end_when_silent
 from libs.tls import advice, trust_anew, trusting
 
 CONNECT_TIMEOUT = 2  # seconds
@@ -55,16 +56,14 @@ def tls_options(url: str, ca: Path | None) -> dict[str, Any]:
     return {"tls": trusting(ca), "tls_hostname": parts.hostname, "tls_handshake_first": True}
 
 
-def end_when_silent(client: Client, seconds: float) -> None:
-    """Let the kernel end the connection to a server that takes nothing (TCP_USER_TIMEOUT, which
-    Linux has; since 5.11 also for one whose machine still answers)."""
-    if not hasattr(socket, "TCP_USER_TIMEOUT") or not isinstance(client._transport, TcpTransport):
-        return
+def leave_when_silent(client: Client, seconds: float) -> None:
+    """End the connection that there is now, to a server that takes nothing for so long."""
+    assert isinstance(client._transport, TcpTransport)
     writer = client._transport._io_writer
     assert writer is not None
     of_loop = writer.get_extra_info("socket")  # uvloop's can't be given options
     with socket.socket(fileno=os.dup(of_loop.fileno())) as same:
-        same.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
+        end_when_silent(same, seconds)
 
 
 def make_broker(url: str, ca: Path | None = None, *, silence: float = SILENCE) -> NatsBroker:
@@ -108,12 +107,12 @@ def make_broker(url: str, ca: Path | None = None, *, silence: float = SILENCE) -
 
     async def connected() -> Client:
         client = await connect()
-        end_when_silent(client, silence)
+        leave_when_silent(client, silence)
         return client
 
     async def reconnected() -> None:
         if broker._connection is not None:
-            end_when_silent(broker._connection, silence)
+            leave_when_silent(broker._connection, silence)
 
     broker = NatsBroker(
         addresses,

@@ -6,6 +6,7 @@ restart under a running job. URLs are secrets; no message here holds one.
 
 import asyncio
 import hashlib
+import socket
 from pathlib import Path
 
 import aiohttp
@@ -16,11 +17,13 @@ from libs.contracts.artifact_rpc import UPLOAD_URL, GetUploadUrl, LeaseLost, Upl
 from libs.contracts.base import ArtifactFile
 from libs.contracts.scheduler_rpc import LeaseGranted
 from libs.observability.spans import span
+from libs.silence import end_when_silent
 from services.trainer.link import Link
 
 PATIENCE = 300.0  # seconds over all tries of one transfer
 CHUNK = 1024 * 1024  # bytes of a download that are in memory at a time
-TIMEOUTS = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=60.0)
+SILENCE = 60.0  # seconds; an object store that sends, or takes, nothing for so long hangs
+CONNECT_SECONDS = 5.0
 
 
 class LeaseGone(Exception):
@@ -42,6 +45,25 @@ patiently = stamina.retry(
     wait_max=5.0,
     wait_jitter=0.2,
 )
+
+
+def make_session(silence: float = SILENCE) -> aiohttp.ClientSession:
+    """However large a file is: as long as it gets on, it may take its time.
+
+    aiohttp has no deadline for a store that takes nothing of an upload, which would wait for ever
+    while the job's heart beats.
+    """
+
+    def make_socket(place: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, protocol, *_ = place
+        one = socket.socket(family, kind, protocol)
+        end_when_silent(one, silence)
+        return one
+
+    return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=silence),
+        connector=aiohttp.TCPConnector(socket_factory=make_socket),
+    )
 
 
 async def download(

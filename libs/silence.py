@@ -1,0 +1,14 @@
+"""A peer that takes nothing of what is sent to it."""
+
+import socket
+
+
+def end_when_silent(one: socket.socket, seconds: float) -> None:
+    """Let the kernel end a connection when nothing that was sent is taken for so long: nobody else
+    would, who waits for a hanging server's buffer.
+
+    TCP_USER_TIMEOUT (RFC 5482), which Linux has; since 5.11 also for a peer whose process hangs
+    and whose machine still answers.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
