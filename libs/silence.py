@@ -1,6 +1,9 @@
 """A peer that takes nothing of what is sent to it."""
 
 import socket
+from collections.abc import Callable
+
+import aiohttp
 
 
 def end_when_silent(one: socket.socket, seconds: float) -> None:
@@ -12,3 +15,15 @@ def end_when_silent(one: socket.socket, seconds: float) -> None:
     """
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
+
+
+def sockets_that_end(seconds: float) -> Callable[[aiohttp.AddrInfoType], socket.socket]:
+    """The same for a connector of aiohttp, which has no deadline for what it sends."""
+
+    def make_socket(place: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, protocol, *_ = place
+        one = socket.socket(family, kind, protocol)
+        end_when_silent(one, seconds)
+        return one
+
+    return make_socket

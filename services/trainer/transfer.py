@@ -6,7 +6,6 @@ restart under a running job. URLs are secrets; no message here holds one.
 
 import asyncio
 import hashlib
-import socket
 from pathlib import Path
 
 import aiohttp
@@ -17,7 +16,7 @@ from libs.contracts.artifact_rpc import UPLOAD_URL, GetUploadUrl, LeaseLost, Upl
 from libs.contracts.base import ArtifactFile
 from libs.contracts.scheduler_rpc import LeaseGranted
 from libs.observability.spans import span
-from libs.silence import end_when_silent
+from libs.silence import sockets_that_end
 from services.trainer.link import Link
 
 PATIENCE = 300.0  # seconds over all tries of one transfer
@@ -48,21 +47,11 @@ patiently = stamina.retry(
 
 
 def make_session(silence: float = SILENCE) -> aiohttp.ClientSession:
-    """However large a file is: as long as it gets on, it may take its time.
-
-    aiohttp has no deadline for a store that takes nothing of an upload, which would wait for ever
-    while the job's heart beats.
-    """
-
-    def make_socket(place: aiohttp.AddrInfoType) -> socket.socket:
-        family, kind, protocol, *_ = place
-        one = socket.socket(family, kind, protocol)
-        end_when_silent(one, silence)
-        return one
-
+    """However large a file is: as long as it gets on, it may take its time. One that does not is
+    broken off, or it would wait for ever while the job's heart beats."""
     return aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=silence),
-        connector=aiohttp.TCPConnector(socket_factory=make_socket),
+        connector=aiohttp.TCPConnector(socket_factory=sockets_that_end(silence)),
     )
 
 
