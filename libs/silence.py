@@ -2,8 +2,10 @@
 
 import socket
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import aiohttp
+if TYPE_CHECKING:  # most who import this send nothing over HTTP
+    import aiohttp
 
 
 def end_when_silent(one: socket.socket, seconds: float) -> None:
@@ -17,10 +19,10 @@ def end_when_silent(one: socket.socket, seconds: float) -> None:
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
 
 
-def sockets_that_end(seconds: float) -> Callable[[aiohttp.AddrInfoType], socket.socket]:
+def sockets_that_end(seconds: float) -> "Callable[[aiohttp.AddrInfoType], socket.socket]":
     """The same for a connector of aiohttp, which has no deadline for what it sends."""
 
-    def make_socket(place: aiohttp.AddrInfoType) -> socket.socket:
+    def make_socket(place: "aiohttp.AddrInfoType") -> socket.socket:
         family, kind, protocol, *_ = place
         one = socket.socket(family, kind, protocol)
         end_when_silent(one, seconds)
