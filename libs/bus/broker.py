@@ -9,8 +9,11 @@ from urllib.parse import urlsplit
 
 import structlog
 from faststream.nats import NatsBroker, NatsSecurity
+from nats.aio.client import Client
+from nats.aio.transport import TcpTransport
 
 from libs.settings import SettingsError, with_each_password
+from libs.silence import end_when_silent
 from libs.tls import advice, trust_anew, trusting
 
 CONNECT_TIMEOUT = 2  # seconds
@@ -21,6 +24,9 @@ PING_INTERVAL = 10  # seconds; two lost pings end a dead connection
 JETSTREAM_PATIENCE = 20.0
 """Seconds for what JetStream is asked: a consumer is made in milliseconds, but on a busy disk takes
 longer than the five that nats-py waits, and whoever has no answer as it starts, ends."""
+SILENCE = 2.0 * PING_INTERVAL
+"""Seconds in which a server takes nothing of what was sent to it; then the connection ends. nats-py
+would not begin another one before the rest was sent on this one: never, if the server hangs."""
 
 logger = structlog.get_logger()
 
@@ -53,7 +59,17 @@ def tls_options(url: str, ca: Path | None) -> dict[str, Any]:
     return {"tls": trusting(ca), "tls_hostname": parts.hostname, "tls_handshake_first": True}
 
 
-def make_broker(url: str, ca: Path | None = None) -> NatsBroker:
+def leave_when_silent(client: Client, seconds: float) -> None:
+    """End the connection that there is now, to a server that takes nothing for so long."""
+    assert isinstance(client._transport, TcpTransport)
+    writer = client._transport._io_writer
+    assert writer is not None
+    of_loop = writer.get_extra_info("socket")  # uvloop's can't be given options
+    with socket.socket(fileno=os.dup(of_loop.fileno())) as same:
+        end_when_silent(same, seconds)
+
+
+def make_broker(url: str, ca: Path | None = None, *, silence: float = SILENCE) -> NatsBroker:
     """A broker that reconnects for ever and hands messages to handlers as they are.
 
     While the user's password is changed, ``url`` may have both (`with_each_password`). Where it
@@ -92,6 +108,15 @@ def make_broker(url: str, ca: Path | None = None) -> NatsBroker:
             logger.critical("nats connection closed for good; exiting")
             os._exit(70)
 
+    async def connected() -> Client:
+        client = await connect()
+        leave_when_silent(client, silence)
+        return client
+
+    async def reconnected() -> None:
+        if broker._connection is not None:
+            leave_when_silent(broker._connection, silence)
+
     broker = NatsBroker(
         addresses,
         name=user,
@@ -104,6 +129,7 @@ def make_broker(url: str, ca: Path | None = None) -> NatsBroker:
         max_outstanding_pings=2,
         js_options={"timeout": JETSTREAM_PATIENCE},
         closed_cb=closed,
+        reconnected_cb=reconnected,
         error_cb=failed,
         security=NatsSecurity(
             ssl_context=options.get("tls"),
@@ -113,6 +139,9 @@ def make_broker(url: str, ca: Path | None = None) -> NatsBroker:
         apply_types=False,
         logger=None,
     )
+    # The one place through which every first connection goes.
+    connect = broker._connect
+    broker._connect = connected  # type: ignore[method-assign]
     if len(addresses) > 1:
         # Without FastStream's callback around it: one that is refused is followed by the other.
         broker._connection_kwargs["error_cb"] = failed

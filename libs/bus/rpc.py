@@ -11,6 +11,7 @@ from faststream.nats import NatsBroker, NatsMessage
 from msgspec import Struct
 from opentelemetry.trace import SpanKind
 
+from libs.bus.awake import awake
 from libs.contracts.rpc import Ping, Pong, Rpc, ping_of
 from libs.observability.durations import OUTCOME, timed
 from libs.observability.metrics import ANSWERS, QUESTIONS
@@ -23,7 +24,8 @@ DEADLINE = 5.0  # seconds over all tries; a service that restarts is back within
 TRY_TIMEOUT = 2.0
 RETRY_PAUSE = 0.1
 FAILED = b"!"
-"""An answer that is no JSON: the handler raised. The caller may try again."""
+"""An answer that is no JSON: the handler raised, or the question may be an old one. The caller may
+try again."""
 
 Q = TypeVar("Q", bound=Struct)
 A = TypeVar("A")
@@ -41,7 +43,9 @@ class Unanswered(Exception):
 def answer(broker: NatsBroker, rpc: Rpc[Q, A], handler: Callable[[Q], Awaitable[A]]) -> Any:
     """Answer ``rpc`` with ``handler``, sharing the work with other replicas of the service.
 
-    Gives FastStream's subscriber, for whoever begins with it after ``broker`` was started.
+    A question that waited while this process was frozen is not handled: whoever asked has asked
+    somebody else, and may have wanted something else since. Gives FastStream's subscriber, for
+    whoever begins with it after ``broker`` was started.
     """
 
     async def as_it_is(message: NatsMessage) -> NatsMessage:
@@ -53,6 +57,9 @@ def answer(broker: NatsBroker, rpc: Rpc[Q, A], handler: Callable[[Q], Awaitable[
     )
 
     async def deliver(message: NatsMessage) -> bytes:
+        if awake(TRY_TIMEOUT).may_be_late():
+            logger.info("a question may have waited for too long", subject=rpc.subject)
+            return FAILED
         with (
             continued(message.headers.get("traceparent")),
             span(rpc.subject, SpanKind.SERVER, attributes) as answering,

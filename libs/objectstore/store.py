@@ -10,10 +10,12 @@ from urllib.parse import quote
 
 import aioboto3
 from aiobotocore.config import AioConfig
+from aiobotocore.httpsession import AIOHTTPSession
 from msgspec import Struct
 
 from libs.objectstore.errors import ObjectNotFound, translated
 from libs.objectstore.upload import Upload
+from libs.silence import sockets_that_end
 
 CONNECT_SECONDS = 5
 # Completing a multipart upload may take a server a while, and it is silent meanwhile.
@@ -46,8 +48,11 @@ class StoredObject(Struct, frozen=True, kw_only=True):
 class ObjectStore:
     """``async with ObjectStore(settings) as store``; every method may raise `StoreUnavailable`."""
 
-    def __init__(self, settings: ObjectStoreSettings) -> None:
+    def __init__(self, settings: ObjectStoreSettings, *, silence: float = READ_SECONDS) -> None:
+        """A store that takes nothing of what it is sent for ``silence`` seconds has not answered
+        in time either."""
         self.bucket = settings.bucket
+        self._silence = silence
         self._settings = settings
         self._exit = AsyncExitStack()
         self._client: Any = None
@@ -60,7 +65,7 @@ class ObjectStore:
             aws_access_key_id=self._settings.access_key,
             aws_secret_access_key=self._settings.secret_key,
             region_name=self._settings.region,
-            config=_client_config(),
+            config=_client_config(self._silence),
         )
         self._client = await self._exit.enter_async_context(client)
         return self
@@ -195,8 +200,13 @@ class ObjectStore:
         return url
 
 
-def _client_config() -> AioConfig:
+def _client_config(silence: float) -> AioConfig:
+    def make_session(*, connector_args: dict[str, Any], **options: Any) -> AIOHTTPSession:
+        of_sockets = {"socket_factory": sockets_that_end(silence)}
+        return AIOHTTPSession(**options, connector_args=connector_args | of_sockets)
+
     return AioConfig(
+        http_session_cls=make_session,
         signature_version="s3v4",
         s3={
             # The bucket in the path: a local server has no wildcard host name.

@@ -40,6 +40,7 @@ async def main() -> None:
             new_id=uuid4,
             committed=nudge_relay(broker),
             unheard=partial(reports.unheard, broker),
+            hears=partial(reports.hears, broker),
         )
         letters = DeadLetters(pool=pool)
         answer(broker, scheduler_rpc.LEASE, partial(leasing.lease_job, scheduler))

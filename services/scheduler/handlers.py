@@ -34,12 +34,21 @@ TRIES = 10  # conflicts on one job are few and short
 LOOK_SECONDS = 0.5  # another replica may have queued a job, or one been woken that it does not fit
 
 Decision = Callable[[JobState], list[JobEvent]]
+Condition = Callable[[Connection], Awaitable[bool]]
 
 logger = structlog.get_logger()
 
 
 async def nothing_unheard(_: UUID) -> bool:
     return False
+
+
+async def nats_answers() -> bool:
+    return True
+
+
+async def whatever_else(_: Connection) -> bool:
+    return True
 
 
 class Scheduler(Struct, kw_only=True):
@@ -54,6 +63,8 @@ class Scheduler(Struct, kw_only=True):
     look_seconds: float = LOOK_SECONDS
     unheard: Callable[[UUID], Awaitable[bool]] = nothing_unheard
     """Whether something that the job's trainer has reported waits to be handled."""
+    hears: Callable[[], Awaitable[bool]] = nats_answers
+    """Whether NATS is there, and with it the trainers' heartbeats."""
 
 
 class UnknownJob(Exception):
@@ -120,9 +131,15 @@ async def load_job(connection: Connection, job_id: UUID) -> tuple[Head, JobState
 
 
 async def change(
-    scheduler: Scheduler, job_id: UUID, decide: Decision, inbox: Inbox | None
+    scheduler: Scheduler,
+    job_id: UUID,
+    decide: Decision,
+    inbox: Inbox | None,
+    *,
+    condition: Condition = whatever_else,
 ) -> JobState:
-    """Load, decide, append, project; again from the start when another writer was faster."""
+    """Load, decide, append, project; again from the start when another writer was faster. Nothing
+    is decided unless the ``condition`` holds in the same transaction."""
     for _ in range(TRIES):
         try:
             async with scheduler.pool.acquire() as connection, connection.transaction():
@@ -131,7 +148,7 @@ async def change(
                 head, before = await load_job(connection, job_id)
                 with continued(before.traceparent, job_id=str(job_id)):
                     cause = inbox.event_id if inbox else None
-                    events = decide(before)
+                    events = decide(before) if await condition(connection) else []
                     state = await append(scheduler, connection, head, before, events, cause)
         except VersionConflict:
             continue

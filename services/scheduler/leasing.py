@@ -6,6 +6,7 @@ from uuid import UUID
 
 import structlog
 
+from libs.bus.rpc import TRY_TIMEOUT
 from libs.contracts.scheduler_rpc import (
     Heartbeat,
     HeartbeatAnswer,
@@ -21,9 +22,18 @@ from libs.observability.trace import continued
 from services.scheduler import model, queue
 from services.scheduler.counting import count
 from services.scheduler.fairness import in_turn
-from services.scheduler.handlers import Scheduler, append, change, load_job
+from services.scheduler.handlers import (
+    Condition,
+    Scheduler,
+    append,
+    change,
+    load_job,
+    whatever_else,
+)
 
-LOOKS = 3  # at the queue while a trainer waits for the answer; within its 2 s of patience
+LOOKS = 3  # at the queue while a trainer waits for the answer; within its patience
+PATIENCE = timedelta(seconds=TRY_TIMEOUT)
+"""What was frozen for longer gives nothing: the trainer has asked another scheduler, or is gone."""
 MOST_WAITING = 32  # trainers that wait here; half of the questions that are answered at once
 CROWDED_SECONDS = 1.0  # until those beyond ask again
 LATE_SWEEP = timedelta(seconds=5)
@@ -37,6 +47,7 @@ async def lease_job(scheduler: Scheduler, request: LeaseRequest) -> LeaseGranted
 
     The wait is what makes an idle trainer start at once without asking all the time.
     """
+    asked_at = scheduler.now()
     async with scheduler.pool.acquire() as connection:
         held = await queue.leases_of(connection, request.trainer_id)
         again = await _granted_before(connection, request, held)
@@ -51,6 +62,8 @@ async def lease_job(scheduler: Scheduler, request: LeaseRequest) -> LeaseGranted
     for _ in range(LOOKS):
         waiter, granted = scheduler.idle.enter(), None
         try:
+            if scheduler.now() - asked_at > PATIENCE:
+                break
             if (granted := await _lease_next(scheduler, request)) is not None:
                 return granted
             await scheduler.idle.woken(waiter, scheduler.look_seconds)
@@ -123,7 +136,12 @@ async def renew_lease(scheduler: Scheduler, beat: Heartbeat) -> HeartbeatAnswer:
 
 
 async def reclaim_lapsed(scheduler: Scheduler) -> None:
-    """Queue again what lost its trainer; after an outage of our own, first give everyone time."""
+    """Queue again what lost its trainer; after an outage of our own, first give everyone time.
+
+    While NATS is away no heart can be heard: that is an outage too, and such a round is none.
+    """
+    if not await scheduler.hears():
+        return
     now = scheduler.now()
     async with scheduler.pool.acquire() as connection, connection.transaction():
         swept_at = await queue.begin_sweep(connection, now)
@@ -136,7 +154,7 @@ async def reclaim_lapsed(scheduler: Scheduler) -> None:
             async with scheduler.pool.acquire() as connection:
                 await queue.prolong(connection, lease, model.lease_until(now))
         else:
-            await reclaim(scheduler, lease, "the trainer stopped answering")
+            await reclaim_if_lapsed(scheduler, lease)
 
 
 async def _granted_before(
@@ -157,13 +175,29 @@ async def _granted_before(
     return None
 
 
-async def reclaim(scheduler: Scheduler, lease: queue.Lease, reason: str) -> None:
+async def reclaim_if_lapsed(scheduler: Scheduler, lease: queue.Lease) -> None:
+    """Another scheduler may have heard of the trainer since: this one may have been frozen."""
+
+    async def still(connection: Connection) -> bool:
+        return await queue.has_lapsed(connection, lease, scheduler.now())
+
+    await reclaim(scheduler, lease, "the trainer stopped answering", condition=still)
+
+
+async def reclaim(
+    scheduler: Scheduler,
+    lease: queue.Lease,
+    reason: str,
+    *,
+    condition: Condition = whatever_else,
+) -> None:
     logger.warning("lease reclaimed", job_id=str(lease.job_id), epoch=lease.epoch, reason=reason)
     await change(
         scheduler,
         lease.job_id,
         lambda state: model.decide_reclaim(state, lease.epoch, reason),
         None,
+        condition=condition,
     )
 
 

@@ -171,9 +171,10 @@ async def record_lease(
 async def renew_lease(
     connection: Connection, *, job_id: UUID, epoch: int, trainer_id: str, until: datetime
 ) -> bool | None:
-    """Prolong a lease: whether the job is to be cancelled, or None when the lease is gone."""
+    """Prolong a lease: whether the job is to be cancelled, or None when the lease is gone. A beat
+    that was held up shortens none."""
     cancel: bool | None = await connection.fetchval(
-        "UPDATE scheduler.lease SET expires_at = $4"
+        "UPDATE scheduler.lease SET expires_at = greatest(expires_at, $4)"
         " WHERE job_id = $1 AND epoch = $2 AND trainer_id = $3 RETURNING cancel",
         job_id,
         epoch,
@@ -205,6 +206,17 @@ async def lapsed_leases(connection: Connection, now: datetime) -> list[Lease]:
         now,
     )
     return [Lease(**row) for row in rows]
+
+
+async def has_lapsed(connection: Connection, lease: Lease, now: datetime) -> bool:
+    """Whether a lease is over, and is not prolonged before the end of this transaction."""
+    await hold(connection, lease.job_id)
+    expires_at: datetime | None = await connection.fetchval(
+        "SELECT expires_at FROM scheduler.lease WHERE job_id = $1 AND epoch = $2 FOR UPDATE",
+        lease.job_id,
+        lease.epoch,
+    )
+    return expires_at is not None and expires_at < now
 
 
 async def leases_of(connection: Connection, trainer_id: str) -> list[Held]:

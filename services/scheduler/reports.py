@@ -9,7 +9,9 @@ import asyncio
 from uuid import UUID
 
 import msgspec
+import nats.errors
 import nats.js.errors
+from faststream.exceptions import FastStreamException
 from faststream.nats import NatsBroker
 from msgspec import Struct
 
@@ -26,6 +28,7 @@ LOOK_SECONDS = 0.02
 WAIT = 3.0
 """Seconds until the report of a scheduler that died is delivered to another. With the tries of
 those behind it, well within the lease: who has reported the end of its work does not renew it."""
+HEARING = 2.0  # seconds; NATS that takes longer is away
 DELAYS = (0.2, 0.5, 1.0, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -56,6 +59,17 @@ async def handle_in_turn(broker: NatsBroker, scheduler: Scheduler, payload: byte
 async def unheard(broker: NatsBroker, job_id: UUID) -> bool:
     """Whether a report of the job waits to be handled."""
     return await _first(broker, job_id) is not None
+
+
+async def hears(broker: NatsBroker) -> bool:
+    """Whether NATS answers now."""
+    assert streams.REPORTS.name is not None
+    try:
+        jetstream = (await broker.connect()).jetstream(timeout=HEARING)
+        await jetstream.stream_info(streams.REPORTS.name)
+    except (TimeoutError, nats.errors.Error, nats.js.errors.Error, FastStreamException):
+        return False
+    return True
 
 
 async def _first(broker: NatsBroker, job_id: UUID) -> UUID | None:

@@ -31,7 +31,7 @@ from services.trainer.link import Link
 from services.trainer.preview import Previewer
 from services.trainer.settings import Settings, needed
 from services.trainer.site import Site
-from services.trainer.transfer import TIMEOUTS
+from services.trainer.transfer import make_session
 from services.trainer.worker import Worker
 
 LEAVE_SECONDS = 4.0  # for a last checkpoint
@@ -49,7 +49,7 @@ async def serve(settings: Settings, launcher: Launcher) -> None:
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
     async with AsyncExitStack() as stack:
-        http = await stack.enter_async_context(aiohttp.ClientSession(timeout=TIMEOUTS))
+        http = await stack.enter_async_context(make_session())
         broker = make_broker(settings.nats_url, settings.nats_ca)
         warm = asyncio.Event()
         previewer = Previewer(

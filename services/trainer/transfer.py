@@ -16,11 +16,13 @@ from libs.contracts.artifact_rpc import UPLOAD_URL, GetUploadUrl, LeaseLost, Upl
 from libs.contracts.base import ArtifactFile
 from libs.contracts.scheduler_rpc import LeaseGranted
 from libs.observability.spans import span
+from libs.silence import sockets_that_end
 from services.trainer.link import Link
 
 PATIENCE = 300.0  # seconds over all tries of one transfer
 CHUNK = 1024 * 1024  # bytes of a download that are in memory at a time
-TIMEOUTS = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=60.0)
+SILENCE = 60.0  # seconds; an object store that sends, or takes, nothing for so long hangs
+CONNECT_SECONDS = 5.0
 
 
 class LeaseGone(Exception):
@@ -42,6 +44,15 @@ patiently = stamina.retry(
     wait_max=5.0,
     wait_jitter=0.2,
 )
+
+
+def make_session(silence: float = SILENCE) -> aiohttp.ClientSession:
+    """However large a file is: as long as it gets on, it may take its time. One that does not is
+    broken off, or it would wait for ever while the job's heart beats."""
+    return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=silence),
+        connector=aiohttp.TCPConnector(socket_factory=sockets_that_end(silence)),
+    )
 
 
 async def download(

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.after_storm import assert_whole
 from tests.support.local_stack import LocalStack, local_stack
-from tests.support.storm import StandIns, Storm
+from tests.support.storm import storm_over
 
 JOBS = 200
 EVERY = 5.0  # seconds between two kills
@@ -24,14 +24,10 @@ def pair() -> Iterator[LocalStack]:
 
 
 def test_two_hundred_jobs_in_a_storm(pair: LocalStack) -> None:
-    trainers = StandIns(pair, STAND_INS)
-    try:
-        storm = Storm(pair, trainers, seed=int.from_bytes(os.urandom(4)))
+    with storm_over(pair, stand_ins=STAND_INS, seed=int.from_bytes(os.urandom(4))) as storm:
         jobs = storm.submit(JOBS)
         storm.rage(KILLS, every=EVERY, victims=[*storm.victims(), "trainer-0"])
         ended = storm.until_ended(jobs, LONGEST)
         assert_whole(storm, jobs, ended)
-    finally:
-        trainers.stop()
     print("killed:", dict(Counter(storm.killed)))
     print("jobs by retries:", dict(Counter(job["retries"] for job in ended)))
