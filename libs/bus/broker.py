@@ -1,5 +1,6 @@
 """The connection to NATS, with the settings that keep a service alive through an outage."""
 
+import asyncio
 import os
 import socket
 import ssl
@@ -108,10 +109,16 @@ def make_broker(url: str, ca: Path | None = None, *, silence: float = SILENCE) -
             logger.critical("nats connection closed for good; exiting")
             os._exit(70)
 
+    connecting = asyncio.Lock()
+
     async def connected() -> Client:
-        client = await connect()
-        leave_when_silent(client, silence)
-        return client
+        # FastStream gives each of those who ask at once for a first connection one of their own,
+        # and forgets all but one.
+        async with connecting:
+            if broker._connection is None:
+                broker._connection = await connect()
+                leave_when_silent(broker._connection, silence)
+            return broker._connection
 
     async def reconnected() -> None:
         if broker._connection is not None:
