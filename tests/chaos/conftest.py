@@ -14,6 +14,13 @@ def stack() -> Iterator[LocalStack]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def pair() -> Iterator[LocalStack]:
+    """Two of every service."""
+    with local_stack(replicas=2) as stack:
+        yield stack
+
+
 @pytest.fixture(scope="session")
 def jobs(stack: LocalStack) -> Jobs:
     return Jobs(stack)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.after_storm import assert_whole
 from tests.support.journey import Json
-from tests.support.local_stack import LocalStack, local_stack
+from tests.support.local_stack import LocalStack
 from tests.support.storm import SERVERS, Storm, storm_over
 
 JOBS = 80
@@ -26,12 +26,6 @@ LONGEST_FREEZE = 45.0  # seconds: a lease lapses after 10, a message in hand is 
 SERVERS_EVERY = 12.0
 SERVERS_SECONDS = (2.0, 12.0, 30.0)  # each: a statement has 10, a connection to NATS 20
 LONGEST = 600.0  # seconds until the last job has ended, on a machine shared with others
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[LocalStack]:
-    with local_stack(replicas=2) as stack:
-        yield stack
 
 
 @pytest.fixture

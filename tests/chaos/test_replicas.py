@@ -2,12 +2,9 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
-
-import pytest
 
 from tests.support.after_storm import assert_whole
-from tests.support.local_stack import LocalStack, local_stack
+from tests.support.local_stack import LocalStack
 from tests.support.storm import storm_over
 
 JOBS = 200
@@ -15,12 +12,6 @@ EVERY = 5.0  # seconds between two kills
 KILLS = 24  # two minutes
 STAND_INS = 3  # beside a real trainer
 LONGEST = 1_200.0  # seconds until the last job has ended, on a machine shared with others
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[LocalStack]:
-    with local_stack(replicas=2) as stack:
-        yield stack
 
 
 def test_two_hundred_jobs_in_a_storm(pair: LocalStack) -> None:

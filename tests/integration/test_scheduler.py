@@ -23,7 +23,7 @@ from libs.contracts.scheduler_rpc import (
 )
 from libs.contracts.trainer import Checkpointed, Failed, Finished, Report, Started, Stopped
 from libs.eventlog.append import append_in
-from libs.eventlog.connection import create_pool
+from libs.eventlog.connection import Pool, create_pool
 from libs.eventlog.read import load
 from libs.eventlog.record import AlreadyHandled
 from libs.jobstate.state import JobState, decode_state, job_stream, state_of
@@ -42,13 +42,18 @@ def clock() -> Clock:
 @pytest.fixture
 async def scheduler(fresh_database: Database, clock: Clock) -> AsyncIterator[handlers.Scheduler]:
     async with create_pool(fresh_database.dsn("scheduler"), size=8) as pool:
-        yield handlers.Scheduler(
-            pool=pool,
-            now=lambda: clock.now,
-            new_id=uuid4,
-            committed=lambda: None,
-            look_seconds=0.0,
-        )
+        yield scheduler_at(clock, pool)
+
+
+def scheduler_at(clock: Clock, pool: Pool) -> handlers.Scheduler:
+    """One that keeps no trainer waiting for work."""
+    return handlers.Scheduler(
+        pool=pool,
+        now=lambda: clock.now,
+        new_id=uuid4,
+        committed=lambda: None,
+        look_seconds=0.0,
+    )
 
 
 async def submit(

@@ -4,7 +4,7 @@ heart beats loses its job for it."""
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from faststream.nats import NatsBroker
@@ -13,7 +13,7 @@ from libs.bus.broker import make_broker
 from libs.contracts.scheduler_rpc import Heartbeat, LeaseGranted, NoWork
 from libs.eventlog.connection import create_pool
 from services.scheduler import handlers, leasing, reports
-from tests.integration.test_scheduler import asking, lease, state, submit
+from tests.integration.test_scheduler import asking, lease, scheduler_at, state, submit
 from tests.support.jobs import Clock
 from tests.support.nats_front import hanging
 from tests.support.stack import Database
@@ -27,16 +27,7 @@ def clock() -> Clock:
 @pytest.fixture
 async def pair(fresh_database: Database, clock: Clock) -> AsyncIterator[list[handlers.Scheduler]]:
     async with create_pool(fresh_database.dsn("scheduler"), size=8) as pool:
-        yield [
-            handlers.Scheduler(
-                pool=pool,
-                now=lambda: clock.now,
-                new_id=uuid4,
-                committed=lambda: None,
-                look_seconds=0.0,
-            )
-            for _ in range(2)
-        ]
+        yield [scheduler_at(clock, pool) for _ in range(2)]
 
 
 def beat_of(grant: LeaseGranted) -> Heartbeat:

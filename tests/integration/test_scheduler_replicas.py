@@ -27,6 +27,7 @@ from tests.integration.test_scheduler import (
     finished,
     lease,
     report,
+    scheduler_at,
     started,
     state,
     submit,
@@ -53,16 +54,7 @@ def clock() -> Clock:
 async def pair(fresh_database: Database, clock: Clock) -> AsyncIterator[list[handlers.Scheduler]]:
     dsn = fresh_database.dsn("scheduler")
     async with create_pool(dsn, size=8) as one, create_pool(dsn, size=8) as other:
-        yield [
-            handlers.Scheduler(
-                pool=pool,
-                now=lambda: clock.now,
-                new_id=uuid4,
-                committed=lambda: None,
-                look_seconds=0.0,
-            )
-            for pool in (one, other)
-        ]
+        yield [scheduler_at(clock, pool) for pool in (one, other)]
 
 
 @pytest.fixture
